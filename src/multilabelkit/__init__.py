@@ -1,0 +1,52 @@
+"""Multi-label image classification in PyTorch with the manners of scikit-learn."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+# Public names and the module that holds each. They are imported on first use: `import multilabelkit` stays
+# light, and neither torch nor sklearn is loaded before something needs it.
+_NAMES = {
+    "MultiLabelImageClassifier": "multilabelkit.classifier",
+    "as_indicator": "multilabelkit.data.labels",
+    "as_labels": "multilabelkit.data.labels",
+}
+_MODULES = ("datasets", "errors", "inspection", "metrics", "model_selection", "report", "thresholds", "training")
+
+__all__ = [
+    "MultiLabelImageClassifier",
+    "__version__",
+    "as_indicator",
+    "as_labels",
+    "datasets",
+    "errors",
+    "inspection",
+    "metrics",
+    "model_selection",
+    "report",
+    "thresholds",
+    "training",
+]
+
+if TYPE_CHECKING:
+    from multilabelkit import datasets, errors, inspection, metrics, model_selection, report, thresholds, training
+    from multilabelkit.classifier import MultiLabelImageClassifier
+    from multilabelkit.data.labels import as_indicator, as_labels
+
+
+def __getattr__(name: str) -> Any:
+    if name in _NAMES:
+        value = getattr(importlib.import_module(_NAMES[name]), name)
+    elif name in _MODULES:
+        value = importlib.import_module(f"multilabelkit.{name}")
+    else:
+        raise AttributeError(f"module 'multilabelkit' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
