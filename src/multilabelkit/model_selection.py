@@ -1,0 +1,295 @@
+"""Splits that give every part its share of every label."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from sklearn.model_selection import BaseCrossValidator
+from sklearn.utils import check_random_state
+
+from multilabelkit.checks import RANDOM_STATE, Choice, Constraint, Interval, check_parameters, shorten
+from multilabelkit.data.labels import encode_labels
+from multilabelkit.errors import InputError
+from multilabelkit.stratification import split_rows
+
+__all__ = ["MultiLabelStratifiedKFold", "MultiLabelStratifiedShuffleSplit", "multilabel_train_test_split", "split_rows"]
+
+_TABLE: dict[str, list[Constraint]] = {
+    "n_splits": [Interval(int, 1)],
+    "shuffle": [Choice((True, False))],
+    "test_size": [Interval(float, 0, 1, open_low=True, open_high=True), Interval(int, 1)],
+    "random_state": RANDOM_STATE,
+}
+
+
+class MultiLabelStratifiedKFold(BaseCrossValidator):
+    """Cross-validation folds with the same share of every label.
+
+    Plain `KFold` leaves rare labels out of some folds; scikit-learn's `StratifiedKFold` refuses several labels an
+    image. This splitter takes labels in every format that :func:`multilabelkit.as_indicator` reads, and works
+    wherever scikit-learn takes `cv`. Fold sizes differ by at most one row, unless `groups` are given.
+
+    Parameters
+    ----------
+    n_splits : int, default=5
+        Number of folds, at least 2.
+    shuffle : bool, default=True
+        Whether chance decides between rows that serve equally well. Without it every call gives the same folds.
+    random_state : int, RandomState instance or None, default=None
+        Seed of that chance. None gives other folds at each call; give an integer to compare models on the same
+        folds. Must be None if `shuffle` is False.
+
+    See Also
+    --------
+    MultiLabelStratifiedShuffleSplit : Several independent splits in two.
+    multilabel_train_test_split : One split in two.
+
+    Notes
+    -----
+    Labels are dealt as by :func:`split_rows`, which says how. Unknown labels (NaN) count as not present.
+
+    Examples
+    --------
+    >>> labels = [["sea"], ["sea", "sun"], ["sun"], [], ["sea"], ["sun"]]
+    >>> splitter = MultiLabelStratifiedKFold(2, random_state=0)
+    >>> [len(test) for train, test in splitter.split(labels, labels)]
+    [3, 3]
+    """
+
+    __metadata_request__split = {"groups": True}  # noqa: RUF012  # sklearn's way to ask for groups
+
+    def __init__(
+        self,
+        n_splits: int = 5,
+        *,
+        shuffle: bool = True,
+        random_state: int | np.random.RandomState | None = None,
+    ) -> None:
+        self.n_splits = n_splits
+        self.shuffle = shuffle
+        self.random_state = random_state
+
+    def get_n_splits(self, X: Any = None, y: Any = None, groups: Any = None) -> int:
+        """Return the number of folds; the arguments are ignored."""
+        return self.n_splits
+
+    def split(self, X: Any, y: Any = None, groups: Any = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield the rows to train on and the rows to test on, fold by fold.
+
+        Parameters
+        ----------
+        X : sequence of length n_samples
+            The images or features; only its length matters.
+        y : labels of n_samples images, in any format
+            What to stratify by.
+        groups : array-like of shape (n_samples,), default=None
+            Rows of one group (a patient, a video) never lie in different folds.
+
+        Yields
+        ------
+        train, test : ndarray of int
+            Row numbers, ascending.
+
+        Raises
+        ------
+        InputError
+            If there are fewer rows or groups than folds, or X, y and `groups` differ in length.
+        """
+        owner = type(self).__name__
+        check_parameters(owner, vars(self), {**_select("shuffle", "random_state"), "n_splits": [Interval(int, 2)]})
+        if not self.shuffle and self.random_state is not None:
+            raise InputError(
+                f"random_state={shorten(self.random_state)} has no effect with shuffle=False in {owner}. "
+                "Leave it out, or set shuffle=True."
+            )
+        present = _encode_present(X, y, owner=owner)
+        n_samples = len(present)
+        if self.n_splits > n_samples:
+            raise InputError(
+                f"Cannot make n_splits={self.n_splits} folds of {n_samples} rows. "
+                f"Set n_splits to {n_samples} or less, or give more rows."
+            )
+        sizes = np.full(self.n_splits, n_samples // self.n_splits)
+        sizes[: n_samples % self.n_splits] += 1
+        seed = self.random_state if self.shuffle else 0
+        fold = split_rows(present, sizes=sizes, groups=groups, random_state=seed)
+        for index in range(self.n_splits):
+            yield np.flatnonzero(fold != index), np.flatnonzero(fold == index)
+
+
+class MultiLabelStratifiedShuffleSplit(BaseCrossValidator):
+    """Independent random splits in two, each side with its share of every label.
+
+    Parameters
+    ----------
+    n_splits : int, default=10
+        Number of splits. They are independent: a row may be tested on several times, or never.
+    test_size : float or int, default=0.2
+        Share of the rows to test on (between 0 and 1, rounded up), or their number. With `groups` it is met as
+        nearly as the groups allow.
+    random_state : int, RandomState instance or None, default=None
+        Seed of the splits. None gives other splits at each call.
+
+    See Also
+    --------
+    MultiLabelStratifiedKFold : Every row is tested on once.
+
+    Notes
+    -----
+    Labels are dealt as by :func:`split_rows`, which says how. Unknown labels (NaN) count as not present.
+
+    Examples
+    --------
+    >>> labels = np.array([[1, 0], [1, 1], [0, 1], [0, 0]])
+    >>> splitter = MultiLabelStratifiedShuffleSplit(3, test_size=0.5, random_state=0)
+    >>> [labels[test].sum(axis=0).tolist() for train, test in splitter.split(labels, labels)]
+    [[1, 1], [1, 1], [1, 1]]
+    """
+
+    __metadata_request__split = {"groups": True}  # noqa: RUF012  # sklearn's way to ask for groups
+
+    def __init__(
+        self,
+        n_splits: int = 10,
+        *,
+        test_size: float = 0.2,
+        random_state: int | np.random.RandomState | None = None,
+    ) -> None:
+        self.n_splits = n_splits
+        self.test_size = test_size
+        self.random_state = random_state
+
+    def get_n_splits(self, X: Any = None, y: Any = None, groups: Any = None) -> int:
+        """Return the number of splits; the arguments are ignored."""
+        return self.n_splits
+
+    def split(self, X: Any, y: Any = None, groups: Any = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield the rows to train on and the rows to test on, split by split.
+
+        Parameters
+        ----------
+        X : sequence of length n_samples
+            The images or features; only its length matters.
+        y : labels of n_samples images, in any format
+            What to stratify by.
+        groups : array-like of shape (n_samples,), default=None
+            Rows of one group (a patient, a video) never lie on different sides.
+
+        Yields
+        ------
+        train, test : ndarray of int
+            Row numbers, ascending.
+
+        Raises
+        ------
+        InputError
+            If a side would be empty, or X, y and `groups` differ in length.
+        """
+        owner = type(self).__name__
+        check_parameters(owner, vars(self), _select("n_splits", "test_size", "random_state"))
+        present = _encode_present(X, y, owner=owner)
+        sizes = _count_sides(len(present), self.test_size)
+        generator = check_random_state(self.random_state)
+        for _ in range(self.n_splits):
+            side = split_rows(present, sizes=sizes, groups=groups, random_state=generator)
+            yield np.flatnonzero(side == 0), np.flatnonzero(side == 1)
+
+
+def multilabel_train_test_split(
+    X: Any,
+    y: Any,
+    *,
+    test_size: float = 0.2,
+    random_state: int | np.random.RandomState | None = None,
+    groups: Any = None,
+) -> tuple[Any, Any, Any, Any]:
+    """Split images and their labels in two, each side with its share of every label.
+
+    scikit-learn's `train_test_split` can keep the shares of whole label sets only, and fails as soon as one set
+    occurs once. Here every label that two images have is on both sides, as far as sizes and overlaps allow it.
+
+    Parameters
+    ----------
+    X : sequence of length n_samples
+        Images, paths or features: a list, an array, a sparse matrix, a Series or a DataFrame.
+    y : labels of n_samples images, in any format
+        What to stratify by; unknown labels (NaN) count as not present.
+    test_size : float or int, default=0.2
+        Share of the rows to test on (between 0 and 1, rounded up), or their number. With `groups` it is met as
+        nearly as the groups allow.
+    random_state : int, RandomState instance or None, default=None
+        Seed of the split. None gives another split at each call.
+    groups : array-like of shape (n_samples,), default=None
+        Rows of one group (a patient, a video) never lie on different sides.
+
+    Returns
+    -------
+    X_train, X_test, y_train, y_test : same kinds as X and y
+        Rows keep their order.
+
+    Raises
+    ------
+    InputError
+        If a side would be empty, or X, y and `groups` differ in length.
+
+    See Also
+    --------
+    MultiLabelStratifiedKFold : Folds for cross-validation.
+
+    Examples
+    --------
+    >>> paths = ["1.jpg", "2.jpg", "3.jpg", "4.jpg"]
+    >>> labels = [["sea"], ["sun"], ["sea"], ["sun"]]
+    >>> _, _, y_train, y_test = multilabel_train_test_split(paths, labels, test_size=0.5, random_state=0)
+    >>> sorted(y_train), sorted(y_test)
+    ([['sea'], ['sun']], [['sea'], ['sun']])
+    """
+    owner = "multilabel_train_test_split"
+    check_parameters(
+        owner, {"test_size": test_size, "random_state": random_state}, _select("test_size", "random_state")
+    )
+    present = _encode_present(X, y, owner=owner)
+    side = split_rows(present, sizes=_count_sides(len(present), test_size), groups=groups, random_state=random_state)
+    train, test = np.flatnonzero(side == 0), np.flatnonzero(side == 1)
+    return _take_rows(X, train), _take_rows(X, test), _take_rows(y, train), _take_rows(y, test)
+
+
+def _select(*names: str) -> dict[str, list[Constraint]]:
+    """Return the rows of the parameter table that a splitter has."""
+    return {name: _TABLE[name] for name in names}
+
+
+def _encode_present(X: Any, y: Any, *, owner: str) -> np.ndarray:
+    """Return which labels are present, shape (n_samples, n_classes), for y that fits X."""
+    if y is None:
+        raise InputError(f"{owner} stratifies by labels and needs y. Got None.")
+    present = encode_labels(y)[0] == 1
+    n_samples = X.shape[0] if hasattr(X, "shape") else len(X)
+    if n_samples != len(present):
+        raise InputError(f"X and y must have the same length. Got {n_samples} and {len(present)}.")
+    return present
+
+
+def _count_sides(n_samples: int, test_size: float) -> list[int]:
+    """Return how many rows to train and to test on."""
+    # Note: 0.07 * 100 is a little more than 7; that little must not cost a row.
+    n_test = math.ceil(round(test_size * n_samples, 6)) if test_size < 1 else int(test_size)
+    if not 0 < n_test < n_samples:
+        raise InputError(
+            f"test_size={test_size} leaves no row to train on: there are {n_samples} rows. "
+            "Make test_size smaller, or give more rows."
+        )
+    return [n_samples - n_test, n_test]
+
+
+def _take_rows(container: Any, rows: np.ndarray) -> Any:
+    """Return some rows of a table, array or sequence as the same kind of container."""
+    if hasattr(container, "iloc"):
+        return container.iloc[rows]
+    if hasattr(container, "shape"):
+        return (container.tocsr() if hasattr(container, "tocsr") else container)[rows]
+    taken = [container[row] for row in rows.tolist()]
+    return tuple(taken) if isinstance(container, tuple) else taken
