@@ -1,0 +1,77 @@
+"""The only loop that runs a network in eval mode: logits and features of many images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+
+from multilabelkit.data.images import InputSpec
+from multilabelkit.data.loading import Batch
+from multilabelkit.data.transforms import to_network_input
+from multilabelkit.errors import InputError
+from multilabelkit.nn.network import Network
+
+
+def choose_device(device: str | torch.device) -> torch.device:
+    """Turn the `device` parameter into a device; "auto" is the first accelerator there is, else the processor."""
+    if device != "auto":
+        chosen = torch.device(device)
+        if chosen.type == "cuda" and not torch.cuda.is_available():
+            raise InputError(f"device={str(device)!r} was asked for, but torch sees no CUDA device; use device='auto'.")
+        return chosen
+    if torch.cuda.is_available():
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def choose_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """Turn the `precision` parameter into the type that autocast computes in; fp32 means no autocast.
+
+    "auto" is bf16 where the processor multiplies it natively (measured: 1.5 times faster in training and 3 times in
+    prediction on such a CPU, several times slower on one without), else fp32.
+    """
+    if precision == "auto":
+        if device.type == "cuda":
+            fast = torch.cuda.is_bf16_supported(including_emulation=False)
+        else:
+            fast = device.type == "cpu" and _cpu_has_bf16()
+        return torch.bfloat16 if fast else torch.float32
+    return {"bf16": torch.bfloat16, "fp32": torch.float32}[precision]
+
+
+def _cpu_has_bf16() -> bool:
+    read_capabilities = getattr(torch.cpu, "get_capabilities", dict)  # older torch does not tell, and gets fp32
+    capabilities: dict[str, bool] = read_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
+    """Return the context in which networks run; it does nothing for fp32."""
+    return torch.autocast(device.type, dtype=dtype if dtype != torch.float32 else None, enabled=dtype != torch.float32)
+
+
+def predict_logits(
+    network: Network, batches: Iterable[Batch], *, spec: InputSpec, device: torch.device, dtype: torch.dtype
+) -> np.ndarray:
+    """Return the logits of all images, (n_samples, n_classes) float32, in the order of the batches."""
+    return _run(network, network, batches, spec=spec, device=device, dtype=dtype)
+
+
+def embed(
+    network: Network, batches: Iterable[Batch], *, spec: InputSpec, device: torch.device, dtype: torch.dtype
+) -> np.ndarray:
+    """Return the features of all images, (n_samples, n_features) float32, in the order of the batches."""
+    return _run(network, network.embed, batches, spec=spec, device=device, dtype=dtype)
+
+
+def _run(network, function, batches, *, spec, device, dtype) -> np.ndarray:
+    training = network.training
+    network.eval()
+    try:
+        with torch.inference_mode(), autocast(device, dtype):
+            results = [function(to_network_input(batch.pixels, spec, device=device)) for batch in batches]
+            return torch.cat(results).cpu().numpy()
+    finally:
+        network.train(training)
