@@ -1,0 +1,371 @@
+"""Images in, labels out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from sklearn.base import ClassifierMixin
+from sklearn.utils.validation import check_is_fitted
+from torch import nn
+
+from multilabelkit import metrics
+from multilabelkit.checks import Interval, check_parameters
+from multilabelkit.data.images import ImageDecodeError, check_files_exist, check_images
+from multilabelkit.data.labels import as_labels, encode_labels
+from multilabelkit.fitting import (
+    BaseImageClassifier,
+    check_classifier,
+    check_same_length,
+    check_sample_weight,
+    choose_validation_rows,
+    compute_logits,
+    draw_seed,
+    fit_network,
+    list_bad_images,
+    start_network,
+)
+from multilabelkit.report import MultiLabelReport, multilabel_report
+from multilabelkit.saving import load_classifier, save_classifier
+from multilabelkit.thresholds import apply_thresholds, fix_thresholds, threshold_report, tune_thresholds
+from multilabelkit.training.loop import sigmoid
+
+if TYPE_CHECKING:
+    from sklearn.utils import Tags
+
+
+class MultiLabelImageClassifier(ClassifierMixin, BaseImageClassifier):
+    """Classify images that carry any number of labels.
+
+    `fit` takes images and labels, fine-tunes a network and tunes one decision threshold per class on images it did not
+    train on. The classifier works wherever scikit-learn takes one: cross-validation, grid search, pipelines, metrics.
+
+    Parameters
+    ----------
+    backbone : str, Module or callable, default="resnet50"
+        *Model, often set.* The network that turns images into features: a name from ``timm.list_models()``;
+        "small_cnn" or "plain_cnn", which train from scratch in a minute; a `torch.nn.Module` of your own (fit works on
+        a copy); or a class or function that returns one.
+    image_size : int, default=None
+        *Images, often set.* Side in pixels of the square that images are squished to. None takes the backbone's own
+        (150 for small_cnn, 224 for your own).
+    color_mode : {"rgb", "grey"}, default="rgb"
+        *Images.* What images are converted to.
+    normalization : {"pretrained", "unit"} or (mean, std), default="pretrained"
+        *Images.* How pixels are scaled: as the backbone's weights expect, by 1/255 alone, or by your own mean and
+        standard deviation per channel, in units of pixel / 255.
+    augment : {"standard", "light", None}, default="standard"
+        *Images, often set.* Random changes in training. "light": crops of 60 to 100 % of the area, mirrored or not;
+        "standard": crops of 40 to 100 %, mirrored or not, brightness, contrast and saturation changed by up to 20 %.
+        Take None where a mirror image has another label, as with digits.
+    pixel_cache : {"memory", None}, default="memory"
+        *Images, rarely set.* Keep decoded images in memory (at most 4 GiB, and half of what is free), so that only the
+        first epoch decodes.
+    classes : sequence of str or int, default=None
+        *Labels.* All classes in the wanted order, also those without an image. None learns them from y.
+    label_sep : str, default=None
+        *Labels.* Separator of labels given as one string an image, such as ``"|"`` for ``"sea|sunset"``.
+    pretrained : bool or path, default=True
+        *Model, often set.* True starts from the weights that timm downloads, False from random ones, a path from a
+        local checkpoint (safetensors, or a torch state dict). small_cnn, plain_cnn and your own networks have no
+        weights to download: for them True changes nothing but `head_first`.
+    backbone_params : dict, default=None
+        *Model, rarely set.* Keywords for timm, or for the class or function given as `backbone`.
+    head : {"linear", None}, default="linear"
+        *Model.* What turns features into one score per class; None if your own network returns these scores itself.
+    dropout : float in [0, 1), default=0.2
+        *Model.* Share of the features dropped before the head in training.
+    head_first : bool, default=True
+        *Model.* Fit the head alone on features of the unchanged backbone before all is fine-tuned. It takes seconds and
+        keeps good features good; it is left out where the backbone starts at random.
+    learning_rate : float, default=1e-3
+        *Optimiser, often set.* Peak rate of the head; AdamW with a one-cycle schedule.
+    backbone_lr_factor : float, default=0.5
+        *Optimiser.* The backbone learns at this share of `learning_rate`.
+    weight_decay : float, default=0.05
+        *Optimiser.* AdamW's decay of weight matrices; biases and normalisation layers have none.
+    max_epochs : int, default=12
+        *Optimiser, often set.* Passes over the training images.
+    batch_size : int, default=32
+        *Optimiser, often set.* Images in a step, and in a forward pass of predict.
+    ema : float in [0, 1) or None, default=0.99
+        *Optimiser.* Decay per step of the moving average of the weights, which is what predicts. None: no average.
+    warm_start : bool, default=False
+        *Optimiser, rarely set.* A second fit goes on with the network of the first; the classes must be the same.
+    validation_fraction : float in (0, 1) or None, default=0.15
+        *Stopping, often set.* Share of the images set aside, stratified by labels, to choose the best epoch (by mAP)
+        and the thresholds. None trains on all: the best epoch is that of the lowest training loss, and thresholds
+        are 0.5.
+    thresholds : {"f1", "global"}, float, sequence or dict, default="f1"
+        *Decision, often set.* What is tuned on the validation images: the F1 of each class, or one threshold for all
+        classes; or fixed values: a number for all classes, one per class, or a dict by class.
+    device : str, default="auto"
+        *Runtime.* A torch device; "auto" takes a GPU if there is one.
+    precision : {"auto", "bf16", "fp32"}, default="auto"
+        *Runtime.* What the backbone computes in; "auto" is bf16 where the processor multiplies it natively. The head,
+        the loss and the weights are always fp32.
+    num_workers : int, default=None
+        *Runtime, rarely set.* Threads that decode images; None is one per processor, at most 8; 0 decodes in between.
+    random_state : int, RandomState or None, default=None
+        *Runtime, often set.* Seed of the split, the weights, the order and the augmentation.
+    verbose : int, default=1
+        *Runtime.* 0 is silent, 1 shows progress on stderr.
+    callbacks : list of Callback, default=None
+        *Runtime, rarely set.* See :mod:`multilabelkit.training`.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+        Sorted for label lists, in column order for tables.
+    label_binarizer_ : MultiLabelBinarizer
+        scikit-learn's, fitted with the classes.
+    thresholds_ : ndarray of shape (n_classes,)
+        A class is predicted where its probability is at least its threshold.
+    threshold_report_ : DataFrame or None
+        Per class: the threshold, and F1 on the validation images at 0.5 and at the threshold. None without such images.
+    history_ : list of dict
+        One row per epoch: training and validation loss, mAP, F1, learning rate, seconds. ``pandas.DataFrame(history_)``
+        makes a table of it.
+    network_ : Network
+        The trained torch module.
+    input_spec_ : InputSpec
+        The size, channels and scaling of its input.
+
+    See Also
+    --------
+    multilabelkit.as_indicator : Turns labels of any format into a table, which is what scikit-learn's tools want.
+
+    Examples
+    --------
+    >>> from multilabelkit.datasets import make_shapes
+    >>> shapes = make_shapes(64, random_state=0)
+    >>> classifier = MultiLabelImageClassifier("small_cnn", image_size=32, max_epochs=2, verbose=0, random_state=0)
+    >>> classifier = classifier.fit(shapes.images, shapes.target)
+    >>> classifier.predict(shapes.images[:5]).shape
+    (5, 3)
+    """
+
+    def fit(
+        self,
+        X: Any,
+        y: Any,
+        *,
+        sample_weight: Any = None,
+        groups: Any = None,
+        validation_data: tuple[Any, Any] | None = None,
+    ) -> MultiLabelImageClassifier:
+        """Train the network and choose the thresholds.
+
+        Parameters
+        ----------
+        X : sequence of n_samples paths, PIL images or arrays
+            Arrays are (H, W) or (H, W, 1|3|4), uint8 or float in [0, 1]. An array (n_samples, H, W[, C]) or a pandas
+            column works too.
+        y : labels of n_samples images
+            A list of label lists, sets, strings or dicts, or a table of 0/1, -1/+1, with NaN for unknown; see
+            :func:`multilabelkit.as_indicator`.
+        sample_weight : array-like of shape (n_samples,), default=None
+            How much each image counts in the training loss.
+        groups : array-like of shape (n_samples,), default=None
+            Images of one group (a patient, a video) all go to training or all to validation.
+        validation_data : (X, y), default=None
+            Images to use in place of the validation part of X.
+
+        Returns
+        -------
+        self : MultiLabelImageClassifier
+
+        Raises
+        ------
+        InputError
+            If a parameter, an image or a label cannot be used; ``ImageDecodeError`` lists every bad image.
+        """
+        check_classifier(self)
+        sources = check_images(X)
+        check_files_exist(sources)
+        going_on = self.warm_start and hasattr(self, "network_")
+        targets, binarizer = encode_labels(
+            y, classes=self.classes_ if going_on else self.classes, label_sep=self.label_sep
+        )
+        check_same_length(sources, targets)
+        weight = check_sample_weight(sample_weight, len(sources))
+        if not isinstance(self.thresholds, str):
+            fix_thresholds(self.thresholds, classes=binarizer.classes_)
+        seed = draw_seed(self.random_state)
+        rows, valid = self._set_validation_aside(sources, targets, groups, validation_data, binarizer.classes_, seed)
+        train = ([sources[row] for row in rows], targets[rows], None if weight is None else weight[rows])
+        with torch.random.fork_rng():  # the caller's own random numbers stay as they were
+            torch.manual_seed(seed)
+            network, spec = start_network(self, n_classes=targets.shape[1])
+            try:
+                state, logits = fit_network(self, network, spec, train, valid, seed=seed, is_new=not going_on)
+            except ImageDecodeError:
+                list_bad_images(self, sources)
+                raise
+        self.label_binarizer_, self.classes_ = binarizer, binarizer.classes_
+        self.network_, self.input_spec_ = network.eval(), spec
+        self.history_ = [*(self.history_ if going_on else ()), *state.history]
+        self._choose_thresholds(None if valid is None else valid[1], logits)
+        return self
+
+    def _set_validation_aside(self, sources, targets, groups, validation_data, classes, seed):
+        """Return the rows to train on and the (sources, targets) to validate on, or None."""
+        everything = np.arange(len(sources))
+        if validation_data is not None:
+            valid_sources = check_images(validation_data[0])
+            check_files_exist(valid_sources)
+            valid_targets, _ = encode_labels(validation_data[1], classes=classes, label_sep=self.label_sep)
+            check_same_length(valid_sources, valid_targets)
+            return everything, (valid_sources, valid_targets)
+        if self.validation_fraction is None:
+            return everything, None
+        rows, held_out = choose_validation_rows(targets, fraction=self.validation_fraction, groups=groups, seed=seed)
+        return rows, ([sources[row] for row in held_out], targets[held_out])
+
+    def _choose_thresholds(self, valid_targets, logits) -> None:
+        if logits is None:
+            fixed = 0.5 if isinstance(self.thresholds, str) else self.thresholds
+            self.thresholds_ = fix_thresholds(fixed, classes=self.classes_)
+            self.threshold_report_ = None
+            return
+        proba = sigmoid(logits)
+        if isinstance(self.thresholds, str):
+            self.thresholds_ = tune_thresholds(valid_targets, proba, objective=self.thresholds, classes=self.classes_)
+        else:
+            self.thresholds_ = fix_thresholds(self.thresholds, classes=self.classes_)
+        self.threshold_report_ = threshold_report(valid_targets, proba, self.thresholds_, classes=self.classes_)
+
+    def decision_function(self, X: Any) -> np.ndarray:
+        """Return the logits, (n_samples, n_classes) float32; higher means the class is more likely."""
+        check_is_fitted(self)
+        return compute_logits(self, X)
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Return the probability of each class.
+
+        Parameters
+        ----------
+        X : sequence of n_samples images, as for `fit`
+
+        Returns
+        -------
+        proba : ndarray of shape (n_samples, n_classes), float32
+            One row per image, in order. The classes do not exclude each other: rows need not sum to 1.
+        """
+        return sigmoid(self.decision_function(X))
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Return 1 where a class is predicted and 0 elsewhere, (n_samples, n_classes) int64."""
+        return apply_thresholds(self.predict_proba(X), self.thresholds_)
+
+    def predict_labels(self, X: Any, *, top_k: int | None = None) -> list[tuple]:
+        """Return the names of the predicted labels.
+
+        Parameters
+        ----------
+        X : sequence of n_samples images, as for `fit`
+        top_k : int, default=None
+            Return the `top_k` most probable labels of every image, best first, whatever their thresholds. None returns
+            the labels above their thresholds, in the order of ``classes_``.
+
+        Returns
+        -------
+        labels : list of n_samples tuples
+        """
+        check_parameters("predict_labels", {"top_k": top_k}, {"top_k": [Interval(int, 1)]} if top_k is not None else {})
+        if top_k is None:
+            return as_labels(self.predict(X), classes=self.classes_)
+        order = np.argsort(-self.predict_proba(X), axis=1, kind="stable")[:, :top_k]
+        names = self.classes_.tolist()
+        return [tuple(names[column] for column in row) for row in order]
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Return the macro-F1 at the tuned thresholds; unknown labels are left out, and absent classes score 0.
+
+        Parameters
+        ----------
+        X : sequence of n_samples images
+        y : their labels, in any format
+        sample_weight : array-like of shape (n_samples,), default=None
+        """
+        check_is_fitted(self)
+        targets = self._encode(X, y)
+        return metrics.f1_score(targets, self.predict(X), average="macro", sample_weight=sample_weight)
+
+    def evaluate(self, X: Any, y: Any) -> MultiLabelReport:
+        """Return a report of how well the classifier does on images with known labels."""
+        check_is_fitted(self)
+        targets = self._encode(X, y)
+        proba = self.predict_proba(X)
+        y_pred = apply_thresholds(proba, self.thresholds_)
+        return multilabel_report(targets, y_pred, proba, classes=self.classes_, thresholds=self.thresholds_)
+
+    def _encode(self, X: Any, y: Any) -> np.ndarray:
+        targets, _ = encode_labels(y, classes=self.classes_, label_sep=self.label_sep)
+        check_same_length(check_images(X), targets)
+        return targets
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write the fitted classifier as a folder of safe files, whole or not at all.
+
+        Parameters
+        ----------
+        path : path
+            The folder to make. One that holds a model is replaced; one that holds anything else is refused.
+
+        Raises
+        ------
+        InputError
+            If the folder cannot be written, or a parameter cannot be saved as data.
+        """
+        check_is_fitted(self)
+        save_classifier(self, path)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike,
+        *,
+        backbone: nn.Module | Callable[..., nn.Module] | None = None,
+        device: str | torch.device = "auto",
+    ) -> MultiLabelImageClassifier:
+        """Read a classifier that `save` wrote; the folder cannot make this run any code.
+
+        Parameters
+        ----------
+        path : path
+        backbone : Module or callable, default=None
+            The network of your own that the model was trained with, or the class or function that makes it.
+        device : str, default="auto"
+            Where to predict.
+
+        Returns
+        -------
+        classifier : MultiLabelImageClassifier
+            Fitted. With ``set_params(warm_start=True)`` a further fit goes on from here.
+
+        Raises
+        ------
+        ModelFileError
+            If the folder is missing, damaged or made by a newer version.
+        """
+        return load_classifier(cls, path, backbone=backbone, device=device)
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "network_")
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_label = True
+        tags.classifier_tags.multi_class = False
+        tags.target_tags.multi_output = True
+        tags.target_tags.two_d_labels = True
+        tags.target_tags.single_output = False
+        tags.input_tags.two_d_array = False
+        tags.input_tags.three_d_array = True
+        tags.input_tags.string = True
+        tags.non_deterministic = self.random_state is None
+        return tags

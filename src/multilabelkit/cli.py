@@ -1,0 +1,140 @@
+"""The ``multilabelkit`` command."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from multilabelkit import __version__
+from multilabelkit.errors import InputError, MultiLabelKitError
+
+_N_TRAIN, _N_TEST, _N_SHOWN = 3000, 1000, 16
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status: 0, 1 after an error that it explained, 130 after Ctrl-C."""
+    options = _create_parser().parse_args(arguments)
+    try:
+        options.run(options)
+    except MultiLabelKitError as error:
+        print(f"multilabelkit: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("multilabelkit: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _create_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="multilabelkit", description="Multi-label image classification.")
+    parser.add_argument("--version", action="version", version=f"multilabelkit {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    demo = commands.add_parser(
+        "demo",
+        help="train, tune, report, save and reload on handwritten digits, in about a minute and without a network",
+    )
+    demo.add_argument(
+        "--output",
+        type=Path,
+        default=Path("multilabelkit-demo"),
+        help="folder for the images, the model and the picture (default: %(default)s)",
+    )
+    demo.add_argument("--epochs", type=int, default=8, help="passes over the training images (default: %(default)s)")
+    demo.add_argument("--seed", type=int, default=0, help="seed of everything random (default: %(default)s)")
+    demo.set_defaults(run=_run_demo)
+    return parser
+
+
+def _run_demo(options: argparse.Namespace) -> None:
+    start = time.perf_counter()
+    folder = options.output
+    print(f"Writing {_N_TRAIN} training and {_N_TEST} test images with 0 to 4 handwritten digits each to {folder}/")
+    train_paths, train_labels = _write_digits(folder / "train", _N_TRAIN, seed=options.seed, split="train")
+    test_paths, test_labels = _write_digits(folder / "test", _N_TEST, seed=options.seed, split="test")
+
+    from multilabelkit.classifier import MultiLabelImageClassifier
+
+    print("Training a small network from scratch, then tuning one threshold per class on held-out images")
+    classifier = MultiLabelImageClassifier(
+        "plain_cnn",
+        color_mode="grey",
+        image_size=96,
+        augment=None,  # a mirrored digit is no digit
+        max_epochs=options.epochs,
+        learning_rate=3e-3,
+        backbone_lr_factor=1.0,
+        random_state=options.seed,
+    )
+    classifier.fit(train_paths, train_labels)
+    print(f"\nOn {_N_TEST} test images, drawn with digits that no training image shows:\n")
+    print(classifier.evaluate(test_paths, test_labels))
+
+    model, picture = folder / "model", folder / "predictions.png"
+    classifier.save(model)
+    _draw_predictions(classifier, test_paths[:_N_SHOWN], test_labels[:_N_SHOWN], picture)
+    print(f"\nModel saved to {model}/ and pictures of {_N_SHOWN} test images to {picture}")
+    _compare_with_fresh_process(model, test_paths, classifier.predict_labels(test_paths))
+    print(f"Done in {time.perf_counter() - start:.0f} s")
+
+
+def _write_digits(folder: Path, n_images: int, *, seed: int, split: str) -> tuple[list[str], list[tuple]]:
+    from multilabelkit.data.images import encode_png
+    from multilabelkit.data.labels import as_labels
+    from multilabelkit.datasets import make_digits
+
+    digits = make_digits(n_images, random_state=seed, split=split)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        paths = [folder / f"{number:04d}.png" for number in range(n_images)]
+        for path, image in zip(paths, digits.images, strict=True):
+            path.write_bytes(encode_png(image))
+    except OSError as error:
+        raise InputError(
+            f"The demo cannot write its images to '{folder}': {error.strerror or error}. "
+            "Choose another folder with --output."
+        ) from error
+    return [str(path) for path in paths], as_labels(digits.target)
+
+
+def _draw_predictions(classifier, paths: Sequence[str], labels: Sequence[tuple], picture: Path) -> None:
+    from multilabelkit.inspection import plot_predictions
+
+    guessed = classifier.predict(paths)
+    truth = classifier.label_binarizer_.transform(labels)
+    plot_predictions(paths, truth, guessed, classes=classifier.classes_).savefig(picture, dpi=110)
+
+
+_FRESH_PROCESS = """
+import sys
+from multilabelkit import MultiLabelImageClassifier
+classifier = MultiLabelImageClassifier.load(sys.argv[1])
+for labels in classifier.predict_labels(sys.stdin.read().splitlines()):
+    print("|".join(labels))
+"""
+
+
+def _compare_with_fresh_process(model: Path, paths: Sequence[str], expected: Sequence[tuple]) -> None:
+    """Load the model where nothing of this process is left, and check that it predicts the same."""
+    finished = subprocess.run(
+        [sys.executable, "-c", _FRESH_PROCESS, str(model)],
+        input="\n".join(paths),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if finished.returncode != 0:
+        raise MultiLabelKitError(f"A fresh process could not use the model:\n{finished.stderr}")
+    lines = finished.stdout.removesuffix("\n").split("\n")
+    predicted = [tuple(line.split("|")) if line else () for line in lines]
+    n_same = sum(one == other for one, other in zip(predicted, expected, strict=True))
+    print(f"A fresh process loaded the model and agrees on {n_same} of {len(expected)} images")
+    if n_same != len(expected):
+        raise MultiLabelKitError("The loaded model predicts other labels than the one that was saved.")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
