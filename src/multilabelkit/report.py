@@ -83,7 +83,7 @@ class MultiLabelReport:
 
 
 def multilabel_report(
-    y_true: Any, y_pred: Any, proba: Any, *, classes: Sequence[Any], thresholds: Any = None
+    y_true: Any, y_pred: Any, proba: Any, *, classes: Sequence[Any] | np.ndarray, thresholds: Any = None
 ) -> MultiLabelReport:
     """Measure decisions and probabilities by class and on average.
 

@@ -22,7 +22,7 @@ _N_NAMES = 20  # classes that a message lists before it gives a count
 
 
 def tune_thresholds(
-    y_true: Any, proba: Any, *, objective: str = "f1", classes: Sequence[Any] | None = None
+    y_true: Any, proba: Any, *, objective: str = "f1", classes: Sequence[Any] | np.ndarray | None = None
 ) -> np.ndarray:
     """Choose one decision threshold per class from held-out predictions.
 
@@ -88,7 +88,7 @@ def tune_thresholds(
     return thresholds
 
 
-def fix_thresholds(thresholds: Any, *, classes: Sequence[Any]) -> np.ndarray:
+def fix_thresholds(thresholds: Any, *, classes: Sequence[Any] | np.ndarray) -> np.ndarray:
     """Turn thresholds chosen by hand into one number per class.
 
     Parameters
@@ -166,7 +166,7 @@ def apply_thresholds(proba: Any, thresholds: Any) -> np.ndarray:
     return (check_scores(proba, proba) >= limits).astype(np.int64)
 
 
-def threshold_report(y_true: Any, proba: Any, thresholds: Any, *, classes: Sequence[Any]) -> pd.DataFrame:
+def threshold_report(y_true: Any, proba: Any, thresholds: Any, *, classes: Sequence[Any] | np.ndarray) -> pd.DataFrame:
     """Show what each threshold rests on and what it gains.
 
     Parameters
@@ -214,7 +214,7 @@ def threshold_report(y_true: Any, proba: Any, thresholds: Any, *, classes: Seque
     )
 
 
-def list_names(classes: Sequence[Any], *, n_classes: int | None = None) -> list[Any]:
+def list_names(classes: Sequence[Any] | np.ndarray, *, n_classes: int | None = None) -> list[Any]:
     """Return class names as plain Python values, or raise InputError if there are not `n_classes` of them."""
     names = [_to_plain(name) for name in classes]
     if n_classes is not None and len(names) != n_classes:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from multilabelkit.data.images import check_images, decode_image
 from multilabelkit.data.labels import as_labels
 from multilabelkit.errors import InputError
@@ -16,7 +18,7 @@ _RIGHT, _MISSED, _WRONG = "#1a7f37", "#8c6d00", "#c62828"
 
 
 def plot_predictions(
-    X: Any, y_true: Any, y_pred: Any, *, classes: Sequence[Any] | None = None, n_columns: int = 4
+    X: Any, y_true: Any, y_pred: Any, *, classes: Sequence[Any] | np.ndarray | None = None, n_columns: int = 4
 ) -> Figure:
     """Draw images with their true and predicted labels.
 
