@@ -17,9 +17,18 @@ from multilabelkit.nn.network import Network
 def choose_device(device: str | torch.device) -> torch.device:
     """Turn the `device` parameter into a device; "auto" is the first accelerator there is, else the processor."""
     if device != "auto":
-        chosen = torch.device(device)
-        if chosen.type == "cuda" and not torch.cuda.is_available():
-            raise InputError(f"device={str(device)!r} was asked for, but torch sees no CUDA device; use device='auto'.")
+        try:
+            chosen = torch.device(device)
+        except RuntimeError as error:
+            raise InputError(
+                f"device={device!r} is no device that torch knows; use 'auto', 'cpu', 'cuda', 'cuda:1' or 'mps'."
+            ) from error
+        n_devices = torch.cuda.device_count()
+        if chosen.type == "cuda" and (chosen.index or 0) >= n_devices:
+            seen = f"only {n_devices} CUDA device(s)" if n_devices else "no CUDA device"
+            raise InputError(f"device={str(device)!r} was asked for, but torch sees {seen}; use device='auto'.")
+        if chosen.type == "mps" and not torch.backends.mps.is_available():
+            raise InputError(f"device={str(device)!r} was asked for, but torch sees no MPS device; use device='auto'.")
         return chosen
     if torch.cuda.is_available():
         return torch.device("cuda", torch.cuda.current_device())

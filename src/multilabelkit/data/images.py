@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import io
 import os
+import stat
 import struct
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from multilabelkit.checks import shorten
 from multilabelkit.errors import ImageDecodeError, InputError
 
 COLOR_MODES = {"rgb": 3, "grey": 1}
 
-# Everything Pillow raises for a damaged file. It is caught around decoding alone, and never hidden: each becomes an
-# ImageDecodeError that names the image.
+# Everything Pillow raises for a damaged file, warnings too where the caller made them errors. It is caught around
+# decoding alone, and never hidden: each becomes an ImageDecodeError that names the image.
 _DECODER_ERRORS = (
     OSError,
     SyntaxError,
@@ -31,10 +31,22 @@ _DECODER_ERRORS = (
     EOFError,
     OverflowError,
     MemoryError,
-    NotImplementedError,
+    RuntimeError,
+    Warning,
     struct.error,
     Image.DecompressionBombError,
 )
+
+_ORIENTATION_TAG = 0x0112
+_ORIENTATIONS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 @dataclass(frozen=True)
@@ -139,7 +151,7 @@ def decode_image(source: Any, *, color_mode: str = "rgb", min_size: int | None =
     ----------
     source : str, Path, PIL image or array
         Arrays are (H, W) or (H, W, 1|3|4), uint8 or float in [0, 1]. Files may be anything Pillow reads; the
-        orientation their camera noted is applied.
+        orientation their camera noted is applied, transparency is dropped, and of 16 bits the upper 8 are kept.
     color_mode : {"rgb", "grey"}, default="rgb"
         Colours of the result, whatever those of the source.
     min_size : int, optional
@@ -178,23 +190,48 @@ def decode_image(source: Any, *, color_mode: str = "rgb", min_size: int | None =
 
 
 def _to_pixels(image: Image.Image, mode: str) -> np.ndarray:
-    if image.getexif().get(0x0112, 1) != 1:  # the orientation tag; most images have none, and the copy costs
-        image = ImageOps.exif_transpose(image)
+    image.load()
+    orientation = _read_orientation(image)
+    if orientation in _ORIENTATIONS:  # most images need no turn, and the copy costs
+        image = image.transpose(_ORIENTATIONS[orientation])
     if image.mode != mode:
-        image = image.convert(mode)
+        image = _to_eight_bits(image).convert(mode)
     pixels = np.array(image, dtype=np.uint8)
+    if pixels.size == 0:
+        raise ValueError("it has no pixels")
     return pixels if pixels.ndim == 3 else pixels[:, :, None]
+
+
+def _read_orientation(image: Image.Image) -> Any:
+    """Return the EXIF orientation; an image whose pixels are sound is not refused for damaged notes beside them."""
+    try:
+        return image.getexif().get(_ORIENTATION_TAG, 1)
+    except _DECODER_ERRORS:
+        return 1
+
+
+def _to_eight_bits(image: Image.Image) -> Image.Image:
+    """Bring the modes that Pillow itself converts wrongly, or only with a warning, to one of 8 bits."""
+    if image.mode.startswith("I;16"):  # Pillow would clip all above 255 to white
+        return Image.fromarray((np.array(image) >> 8).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        return _array_to_pil(np.array(image))
+    if image.mode == "P" and isinstance(image.info.get("transparency"), bytes):
+        return image.convert("RGBA")
+    return image
 
 
 def _array_to_pil(source: Any) -> Image.Image:
     if hasattr(source, "detach") and hasattr(source, "cpu"):
         source = source.detach().cpu().numpy()
     if not isinstance(source, np.ndarray):
-        raise ValueError(f"it is a {type(source).__name__}, not a path, PIL image or array")
+        raise ValueError(f"its type is {type(source).__name__}, not a path, PIL image or array")
     if source.ndim == 3 and source.shape[-1] == 1:
         source = source[:, :, 0]
     if not (source.ndim == 2 or (source.ndim == 3 and source.shape[-1] in (3, 4))) or 0 in source.shape:
-        raise ValueError(f"its shape is {source.shape}, not (H, W) or (H, W, 1|3|4)")
+        is_channels_first = source.ndim == 3 and source.shape[0] in (1, 3, 4) and source.shape[-1] > 4
+        advice = "; put the channels last" if is_channels_first else ""
+        raise ValueError(f"its shape is {source.shape}, not (H, W) or (H, W, 1|3|4){advice}")
     if source.dtype.kind == "f":
         if not (np.isfinite(source).all() and source.min() >= 0 and source.max() <= 1):
             raise ValueError("a float array must hold finite values in [0, 1]; divide by 255 if it holds 0 to 255")
@@ -215,24 +252,28 @@ def _explain(source: Any, error: BaseException) -> str:
     """Say in words why decoding failed."""
     if not isinstance(source, (str, os.PathLike)):
         return str(error) or type(error).__name__
-    path = Path(source)
     try:
-        if not path.exists():
-            return "the file does not exist"
-        if path.is_dir():
-            return "it is a folder, not a file"
-        if path.stat().st_size == 0:
-            return "the file is empty"
-    except (OSError, ValueError):  # a name too long or with a null byte
+        status = os.stat(source)
+    except (FileNotFoundError, NotADirectoryError):
+        return "the file does not exist"
+    except (OSError, ValueError):  # a name too long or with a null byte, a folder that may not be entered
         return "the path cannot be opened"
+    if stat.S_ISDIR(status.st_mode):
+        return "it is a folder, not a file"
+    if status.st_size == 0:
+        return "the file is empty"
     if isinstance(error, PermissionError):
         return "reading it is not permitted"
+    if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
+        return f"it has too many pixels ({error})"
     if isinstance(error, Image.UnidentifiedImageError):
         return "it is not an image file of a known format"
     return f"the file is damaged or unsupported ({error or type(error).__name__})"
 
 
-def check_decodable(sources: Sequence[Any], decode: Callable[[Any], Any], *, num_workers: int) -> None:
+def check_decodable(
+    sources: Sequence[Any], decode: Callable[[Any], Any], *, num_workers: int, where: str = "X"
+) -> None:
     """Try every image and raise one ImageDecodeError that lists all those that fail, with their rows."""
 
     def attempt(row: int) -> ImageDecodeError | None:
@@ -245,10 +286,10 @@ def check_decodable(sources: Sequence[Any], decode: Callable[[Any], Any], *, num
     with ThreadPoolExecutor(max(1, num_workers)) as pool:
         failures = [(row, error) for row, error in enumerate(pool.map(attempt, range(len(sources)))) if error]
     if failures:
-        raise describe_failures(failures, n_images=len(sources))
+        raise describe_failures(failures, n_images=len(sources), where=where)
 
 
-def check_files_exist(sources: Sequence[Any]) -> None:
+def check_files_exist(sources: Sequence[Any], *, where: str = "X") -> None:
     """Raise one ImageDecodeError that lists every path that is not there: cheap, so it runs before anything else."""
     failures = []
     for row, source in enumerate(sources):
@@ -256,19 +297,26 @@ def check_files_exist(sources: Sequence[Any]) -> None:
             name, reason = describe_source(source), _explain(source, FileNotFoundError())
             failures.append((row, ImageDecodeError(reason, paths=[name], rows=[row], reasons=[reason])))
     if failures:
-        raise describe_failures(failures, n_images=len(sources))
+        raise describe_failures(failures, n_images=len(sources), where=where)
 
 
-def describe_failures(failures: Sequence[tuple[int, ImageDecodeError]], *, n_images: int) -> ImageDecodeError:
-    """Fold the errors of single images, each with its row in X, into the one error that a caller sees."""
+def describe_failures(
+    failures: Sequence[tuple[int, ImageDecodeError]], *, n_images: int, where: str = "X"
+) -> ImageDecodeError:
+    """Fold the errors of single images, each with its row in `where`, into the one error that a caller sees."""
     rows = [row for row, _ in failures]
     paths = [error.paths[0] for _, error in failures]
     reasons = [error.reasons[0] for _, error in failures]
     first = f"'{paths[0]}' at row {rows[0]}: {reasons[0]}"
-    count = f"{len(failures)} of {n_images} images in X"
-    listed = "" if len(failures) == 1 else f"; the first is {first}. All are listed in error.paths and error.rows"
-    subject = f"{first}. It is the only bad one of {n_images} images in X" if len(failures) == 1 else f"{count}{listed}"
-    return ImageDecodeError(f"Cannot decode {subject}. Repair or remove them.", paths=paths, rows=rows, reasons=reasons)
+    count = f"{len(failures)} of {n_images} images in {where}"
+    if len(failures) == 1:
+        message = f"Cannot decode {count}: {first}. Repair or remove it."
+    else:
+        message = (
+            f"Cannot decode {count}; the first is {first}. "
+            "Repair or remove them (all are listed in error.paths and error.rows)."
+        )
+    return ImageDecodeError(message, paths=paths, rows=rows, reasons=reasons)
 
 
 def encode_png(pixels: np.ndarray) -> bytes:

@@ -10,7 +10,7 @@ import math
 import os
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -86,7 +86,7 @@ def count_workers(num_workers: int | None) -> int:
     return min(8, os.cpu_count() or 1) if num_workers is None else num_workers
 
 
-def iterate_evaluation(reader: PixelReader, *, batch_size: int, num_workers: int) -> Iterator[Batch]:
+def iterate_evaluation(reader: PixelReader, *, batch_size: int, num_workers: int) -> Generator[Batch, None, None]:
     """Yield all images in order, without augmentation."""
     rows = np.arange(len(reader.sources))
     parts = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
@@ -102,7 +102,7 @@ def iterate_training(
     seed: int,
     epoch: int,
     num_workers: int,
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """Yield all images in a random order, augmented.
 
     The order depends on (seed, epoch) and each image's augmentation on (seed, epoch, row): the number of workers
@@ -130,7 +130,7 @@ def _load_evaluation(reader: PixelReader, rows: np.ndarray) -> Batch:
     return Batch(rows, torch.from_numpy(np.stack([reader.read(row) for row in rows])), None)
 
 
-def _run_ahead(load, parts: Sequence[np.ndarray], *, num_workers: int) -> Iterator[Batch]:
+def _run_ahead(load, parts: Sequence[np.ndarray], *, num_workers: int) -> Generator[Batch, None, None]:
     """Load each part in order, a few of them ahead of the consumer."""
     if num_workers == 0 or len(parts) == 1:
         yield from map(load, parts)

@@ -24,6 +24,11 @@ from multilabelkit.errors import InputError
 SMALL_CNN, PLAIN_CNN = "small_cnn", "plain_cnn"
 OWN_BACKBONES = (SMALL_CNN, PLAIN_CNN)  # ours, without pretrained weights
 
+_NO_DOWNLOAD_ADVICE = (
+    "Pass pretrained='path/to/weights.safetensors' (a checkpoint you have), pretrained=False (train from scratch), "
+    "or run once on a machine with a network and copy its Hugging Face cache here."
+)
+
 
 class SmallCNN(nn.Module):
     """A small network that trains from scratch in a minute on a laptop.
@@ -99,10 +104,18 @@ def _convolve(n_inputs: int, n_outputs: int, *, stride: int = 1) -> list[nn.Modu
 def check_backbone_name(name: str) -> None:
     """Refuse a backbone name that is neither ours nor one of timm's, naming the nearest ones."""
     known = {*OWN_BACKBONES, *timm.list_models()}
-    if name.split(".")[0] not in known:
+    architecture, _, tag = name.partition(".")
+    if architecture not in known:
         raise InputError(
-            f"The backbone {name!r} is unknown.{suggest(name.split('.')[0], known)} "
+            f"The backbone {name!r} is unknown.{suggest(architecture, known)} "
             "Use 'small_cnn', 'plain_cnn', a name from timm.list_models(), or your own torch.nn.Module."
+        )
+    tagged = timm.list_models(f"{architecture}.*", pretrained=True) if tag else []
+    if tag and name not in tagged:
+        raise InputError(
+            f"The backbone {architecture!r} has no pretrained weights tagged {tag!r}.{suggest(name, tagged)} "
+            f"Use {architecture!r} for the default ones, or a name from "
+            f"timm.list_models('{architecture}.*', pretrained=True)."
         )
 
 
@@ -167,15 +180,19 @@ def _create_timm(name, in_chans, image_size, pretrained, backbone_params) -> nn.
     if image_size is not None and _takes_image_size(name):
         params.setdefault("img_size", image_size)
     if pretrained is True:
-        return _download_timm(name, params)
+        _check_downloadable(name)
     try:
-        network = timm.create_model(name, pretrained=False, **params)
+        network = timm.create_model(name, pretrained=pretrained is True, **params)
+    except OSError as error:  # what huggingface_hub and urllib raise for every failed download
+        raise InputError(
+            f"The pretrained weights of {name!r} cannot be downloaded: {error} {_NO_DOWNLOAD_ADVICE}"
+        ) from error
     except TypeError as error:
         raise InputError(
             f"The backbone {name!r} does not accept backbone_params={shorten(dict(backbone_params))}: {error}. "
             "Remove or correct that keyword."
         ) from error
-    if pretrained is not False:
+    if not isinstance(pretrained, bool):
         load_checkpoint(network, pretrained, in_chans=in_chans)
     return network
 
@@ -186,26 +203,17 @@ def _takes_image_size(name: str) -> bool:
     return bool(config and config.fixed_input_size)
 
 
-def _download_timm(name: str, params: dict[str, Any]) -> nn.Module:
+def _check_downloadable(name: str) -> None:
+    """Refuse at once what huggingface_hub would give up only after 45 seconds of retries."""
     config = timm.get_pretrained_cfg(name, allow_unregistered=True)
     if config is None or not config.has_weights:
         raise InputError(
             f"timm has no pretrained weights for the backbone {name!r}. "
-            f"Use pretrained=False, a local checkpoint, or one of timm.list_models(pretrained=True)."
+            "Use pretrained=False, a local checkpoint, or one of timm.list_models(pretrained=True)."
         )
-    advice = (
-        "Pass pretrained='path/to/weights.safetensors' (a checkpoint you have), pretrained=False (train from scratch), "
-        "or run once on a machine with a network and copy its Hugging Face cache here."
-    )
-    if config.hf_hub_id and not _is_cached(config) and not _hub_can_be_reached():
-        raise InputError(
-            f"The pretrained weights of {name!r} cannot be downloaded: no network, the host of the Hugging Face Hub is "
-            f"not found. {advice}"
-        )
-    try:
-        return timm.create_model(name, pretrained=True, **params)
-    except OSError as error:  # what huggingface_hub and urllib raise for every failed download
-        raise InputError(f"The pretrained weights of {name!r} cannot be downloaded: {error} {advice}") from error
+    obstacle = _find_obstacle() if config.hf_hub_id and not _is_cached(config) else None
+    if obstacle:
+        raise InputError(f"The pretrained weights of {name!r} cannot be downloaded: {obstacle}. {_NO_DOWNLOAD_ADVICE}")
 
 
 def _is_cached(config) -> bool:
@@ -215,19 +223,20 @@ def _is_cached(config) -> bool:
     return any(isinstance(try_to_load_from_cache(config.hf_hub_id, file), str) for file in names)
 
 
-def _hub_can_be_reached() -> bool:
-    """Tell whether the hub's name resolves; huggingface_hub itself gives up only after 45 seconds of retries."""
+def _find_obstacle() -> str | None:
+    """Say why the Hugging Face Hub cannot be reached, or return None if its name resolves."""
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
-        return False
-    if urllib.request.getproxies():
-        return True  # the proxy resolves the name, not we
+        return "they are not in the Hugging Face cache, and HF_HUB_OFFLINE forbids to fetch them"
+    endpoint = urllib.parse.urlparse(constants.ENDPOINT)
+    if {endpoint.scheme, "all"} & set(urllib.request.getproxies()):
+        return None  # the proxy resolves the name, not we
     try:
-        socket.getaddrinfo(urllib.parse.urlparse(constants.ENDPOINT).hostname, 443)
+        socket.getaddrinfo(endpoint.hostname, 443)
     except OSError:
-        return False
-    return True
+        return "no network, the host of the Hugging Face Hub is not found"
+    return None
 
 
 def load_checkpoint(network: nn.Module, path: str | os.PathLike, *, in_chans: int) -> None:
@@ -297,6 +306,17 @@ def _read_state_dict(path: Path) -> dict[str, torch.Tensor]:
             "Save its state_dict() alone, best as safetensors, and pass that file."
         ) from error
     for key in ("state_dict", "model"):
-        if isinstance(weights.get(key), Mapping):
+        if isinstance(weights, Mapping) and isinstance(weights.get(key), Mapping):
             weights = weights[key]
+    if not _is_state_dict(weights):
+        raise InputError(
+            f"The checkpoint '{path}' holds {shorten(weights)}, not a state dict: a dict of names and tensors. "
+            "Save the network's state_dict(), and pass that file."
+        )
     return {re.sub(r"^module\.", "", key): value for key, value in weights.items()}
+
+
+def _is_state_dict(weights: Any) -> bool:
+    return isinstance(weights, Mapping) and all(
+        isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in weights.items()
+    )

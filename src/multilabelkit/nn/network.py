@@ -156,7 +156,7 @@ def _count_features(network: Network, spec: InputSpec) -> int:
     network.eval()
     try:
         return network.embed(torch.zeros(1, spec.channels, spec.size, spec.size)).shape[1]
-    except RuntimeError as error:
+    except (RuntimeError, AssertionError) as error:  # timm asserts sizes
         raise InputError(
             f"The backbone cannot take images of {spec.channels} channel(s) and {spec.size}x{spec.size} pixels: "
             f"{error}. Change image_size or color_mode, or the backbone."

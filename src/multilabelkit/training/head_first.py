@@ -39,8 +39,8 @@ def fit_linear_head(
     """
     device = linear.weight.device
     x = torch.from_numpy(features).to(device)
-    y = torch.from_numpy(targets).to(device)
-    weight = None if sample_weight is None else torch.from_numpy(sample_weight).to(device)
+    y = torch.tensor(targets, device=device)  # copies: the caller's may be read-only
+    weight = None if sample_weight is None else torch.tensor(sample_weight, device=device)
     center, scale = x.mean(dim=0), x.std(dim=0, correction=0).clamp_min(1e-4)
     x = (x - center) / scale
     coefficients = torch.zeros_like(linear.weight, requires_grad=True)

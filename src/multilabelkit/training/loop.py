@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Sequence
@@ -91,7 +92,7 @@ def train_network(
             row: dict[str, Any] = {"epoch": epoch, "train_loss": run.train_epoch(state, callbacks)}
             if valid is not None:
                 row |= evaluate_network(run.result, valid, spec=spec, settings=settings)
-            row |= {"learning_rate": run.schedule.get_last_lr()[-1], "seconds": time.perf_counter() - start}
+            row |= {"learning_rate": run.learning_rate, "seconds": time.perf_counter() - start}
             state.history.append(row)
             score = _score_epoch(row)
             if score >= best_score:  # of equals the later: it has seen more
@@ -104,6 +105,7 @@ def train_network(
     finally:
         if best_weights is not None:
             network.load_state_dict(best_weights)
+        network.zero_grad()  # gradients are as large as the network, which the caller keeps
         for callback in callbacks:
             callback.on_train_end(state)
     return state
@@ -124,10 +126,11 @@ class _Run:
             weight_decay=settings.weight_decay,
         )
         self.schedule = create_schedule(optimizer, n_steps=settings.max_epochs * n_steps)
+        self.learning_rate = self.schedule.get_last_lr()[-1]
         self.network, self.optimizer = self.accelerator.prepare(network, optimizer)
         self.average = create_average(network, decay=settings.ema) if settings.ema is not None else None
-        self.targets = torch.from_numpy(train.targets)
-        self.sample_weight = None if train.sample_weight is None else torch.from_numpy(train.sample_weight)
+        self.targets = torch.tensor(train.targets)  # a copy: the caller's may be read-only
+        self.sample_weight = None if train.sample_weight is None else torch.tensor(train.sample_weight)
 
     @property
     def result(self) -> Network:
@@ -148,19 +151,23 @@ class _Run:
             num_workers=self.settings.num_workers,
         )
         total, n_seen = 0.0, 0
-        for batch in batches:
-            state.loss = self.train_step(batch)
-            if not math.isfinite(state.loss):
-                raise MultiLabelKitError(
-                    f"The training loss became {state.loss} in epoch {state.epoch + 1}, batch {state.step + 1}, at "
-                    f"learning_rate={self.settings.learning_rate:g}. Try a tenth of that learning rate, "
-                    "or precision='fp32'."
-                )
-            total, n_seen = total + state.loss * len(batch.rows), n_seen + len(batch.rows)
-            state.step += 1
-            for callback in callbacks:
-                callback.on_step_end(state)
+        with contextlib.closing(batches):  # also on an error: no thread outlives the epoch
+            for batch in batches:
+                state.loss = self.train_step(batch)
+                self._check_loss(state)
+                total, n_seen = total + state.loss * len(batch.rows), n_seen + len(batch.rows)
+                state.step += 1
+                for callback in callbacks:
+                    callback.on_step_end(state)
         return total / n_seen
+
+    def _check_loss(self, state: TrainState) -> None:
+        if not math.isfinite(state.loss):
+            raise MultiLabelKitError(
+                f"The training loss became {state.loss} in epoch {state.epoch + 1}, batch {state.step + 1}, at "
+                f"learning_rate={self.settings.learning_rate:g}. Try a tenth of that learning rate, "
+                "or precision='fp32'."
+            )
 
     def train_step(self, batch: Batch) -> float:
         """Move the weights by one batch and return its loss."""
@@ -174,6 +181,7 @@ class _Run:
         self.optimizer.zero_grad()
         self.accelerator.backward(loss)
         self.optimizer.step()
+        self.learning_rate = self.schedule.get_last_lr()[-1]  # the head's; the schedule moves on to the next step
         self.schedule.step()
         if self.average is not None:
             self.average.update_parameters(self.network)

@@ -46,7 +46,9 @@ def create_optimizer(
 def create_schedule(optimizer: torch.optim.Optimizer, *, n_steps: int) -> torch.optim.lr_scheduler.OneCycleLR:
     """Create a one-cycle schedule that peaks at each group's own rate after a quarter of the steps."""
     rates = [group["lr"] for group in optimizer.param_groups]
-    return torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=rates, total_steps=n_steps, pct_start=0.25)
+    # Note: torch divides by zero at 4 steps, and trains a single step at a rate of nearly 0: a quarter of fewer than 5
+    # steps is no rise. Such a training takes the first steps of a longer cycle.
+    return torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=rates, total_steps=max(n_steps, 5), pct_start=0.25)
 
 
 def create_average(network: nn.Module, *, decay: float) -> AveragedModel:
