@@ -11,7 +11,7 @@ from multilabelkit.data.labels import as_labels
 from multilabelkit.datasets import make_digits, make_shapes, synthetic
 from multilabelkit.errors import InputError
 
-SEED_RULE = "an integer >= 0 and <= 4.29497e+09, or None, or a numpy RandomState"
+SEED_RULE = "an integer >= 0 and <= 4294967295, or None, or a numpy RandomState"
 
 
 def hash_images(data):
