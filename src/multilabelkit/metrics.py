@@ -278,7 +278,7 @@ class MultiLabelScorer:
     def __call__(self, estimator: Any, X: Any, y_true: Any, sample_weight: Any = None) -> float:
         """Return the metric of a fitted estimator on `X` and its labels; higher is better."""
         method, measure = _METRICS[self.metric]
-        y_true, _ = encode_labels(y_true, classes=estimator.classes_, label_sep=getattr(estimator, "label_sep", None))
+        y_true, _ = encode_labels(y_true, classes=estimator.classes_, label_sep=_find_label_sep(estimator))
         return measure(y_true, getattr(estimator, method)(X), sample_weight=sample_weight)
 
     def __repr__(self) -> str:
@@ -331,6 +331,18 @@ _METRICS: dict[str, tuple[str, Callable[..., float]]] = {
     "neg_hamming_loss": ("predict", lambda *args, **params: -hamming_loss(*args, **params)),
     "neg_bce": ("predict_proba", lambda *args, **params: -binary_cross_entropy(*args, **params)),
 }
+
+
+def _find_label_sep(estimator: Any) -> str | None:
+    """Ask the classifier inside pipelines and searches how it splits strings."""
+    while not hasattr(estimator, "label_sep"):
+        if hasattr(estimator, "best_estimator_"):
+            estimator = estimator.best_estimator_
+        elif hasattr(estimator, "steps"):
+            estimator = estimator.steps[-1][1]
+        else:
+            return None
+    return estimator.label_sep
 
 
 def _rate(name, y_true, y_pred, average, sample_weight, zero_division):
