@@ -217,7 +217,7 @@ def test_tune_thresholds_warns_of_classes_with_few_positives():
     y_true[0, 3] = np.nan
     message = (
         "Fewer than 5 known positives make the thresholds of 3 of 4 classes uncertain: 0 (1), 1 (4), 3 (4). "
-        "Tune on more samples, or give all classes one threshold with objective='global'."
+        "Tune on more samples, or choose 'global', one threshold for all classes."
     )
     with pytest.warns(MultiLabelKitWarning, match=f"^{re.escape(message)}$") as caught:
         tune_thresholds(y_true, np.linspace(0, 1, 80).reshape(20, 4))

@@ -54,13 +54,22 @@ def write_folder(path: str | os.PathLike, files: Mapping[str, bytes]) -> None:
         if not path.exists():
             os.rename(temporary, path)
         elif not _exchange(temporary, path):
-            shutil.rmtree(previous, ignore_errors=True)
-            os.rename(path, previous)
-            os.rename(temporary, path)
+            _move_in(temporary, path, previous)
         _sync_folder(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)  # after an exchange, this is the old folder
     shutil.rmtree(previous, ignore_errors=True)
+
+
+def _move_in(temporary: Path, path: Path, previous: Path) -> None:
+    """Replace a folder in two renames; if the second fails, take back the first."""
+    shutil.rmtree(previous, ignore_errors=True)
+    os.rename(path, previous)
+    try:
+        os.rename(temporary, path)
+    except BaseException:
+        os.rename(previous, path)
+        raise
 
 
 def name_previous(path: Path) -> Path:
@@ -86,12 +95,15 @@ def _write_synced(path: Path, content: bytes) -> None:
 
 
 def _sync_folder(path: Path) -> None:
-    """Make the renames in a folder last; Windows has no such call and needs none."""
+    """Make the renames in a folder last; Windows has no such call and needs none, nor have some network drives."""
     if os.name == "nt":
         return
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
     finally:
         os.close(descriptor)
 
@@ -100,12 +112,8 @@ def _exchange(one: Path, other: Path) -> bool:
     """Swap two names in one step, or return False where the system cannot."""
     if not sys.platform.startswith("linux"):
         return False
-    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    rename = getattr(ctypes.CDLL(None), "renameat2", None)
     if rename is None:
         return False
-    if rename(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0:
-        return True
-    code = ctypes.get_errno()
-    if code in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
-        return False
-    raise OSError(code, os.strerror(code), str(other))
+    # Whatever the reason of a failure, plain renames come next and say what is wrong, if anything is.
+    return rename(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0

@@ -6,6 +6,7 @@ import difflib
 import importlib
 import math
 import numbers
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import ModuleType
@@ -23,8 +24,9 @@ class Choice:
     options: tuple[Any, ...]
 
     def accepts(self, value: Any) -> bool:
-        """Tell whether `value` is one of the options; True is not 1 here."""
-        return any(type(value) is type(option) and value == option for option in self.options)
+        """Tell whether `value` is one of the options; True is not 1 here, but numpy's strings are strings."""
+        kind = str if isinstance(value, str) else type(value)
+        return any(kind is type(option) and value == option for option in self.options)
 
     def describe(self) -> str:
         """Name the allowed values, for the error message."""
@@ -43,21 +45,22 @@ class Interval:
 
     def accepts(self, value: Any) -> bool:
         """Tell whether `value` is a number of the right kind inside the interval."""
-        number = numbers.Integral if self.kind is int else numbers.Real
-        if isinstance(value, (bool, np.bool_)) or not isinstance(value, number):
+        kind = numbers.Integral if self.kind is int else numbers.Real
+        if isinstance(value, (bool, np.bool_)) or not isinstance(value, kind):
             return False
-        value = float(value)
-        if not math.isfinite(value):
+        number: Any = value
+        # Note: math.isfinite turns an integer of 400 digits into a float, which raises; comparing does not.
+        if number != number or abs(number) == math.inf:
             return False
-        above = value > self.low if self.open_low else value >= self.low
-        below = value < self.high if self.open_high else value <= self.high
-        return above and below
+        above = number > self.low if self.open_low else number >= self.low
+        below = number < self.high if self.open_high else number <= self.high
+        return bool(above and below)
 
     def describe(self) -> str:
         """Name the allowed range, for the error message."""
         kind = "an integer" if self.kind is int else "a number"
-        low = None if self.low == -math.inf else f"{'>' if self.open_low else '>='} {self.low:g}"
-        high = None if self.high == math.inf else f"{'<' if self.open_high else '<='} {self.high:g}"
+        low = None if self.low == -math.inf else f"{'>' if self.open_low else '>='} {self.low}"
+        high = None if self.high == math.inf else f"{'<' if self.open_high else '<='} {self.high}"
         return " ".join([kind, " and ".join(filter(None, [low, high]))]).strip()
 
 
@@ -118,8 +121,11 @@ def check_parameters(owner: str, parameters: Mapping[str, Any], table: Mapping[s
 
 
 def shorten(value: Any, *, limit: int = 80) -> str:
-    """Show a value in an error message without flooding it."""
-    text = repr(value)
+    """Show a value in an error message, in one line and without flooding it."""
+    try:
+        text = re.sub(r"\s*\n\s*", " ", repr(value))
+    except ValueError:  # an integer of more digits than Python prints
+        text = f"<{type(value).__name__} too long to print>"
     return text if len(text) <= limit else f"{text[: limit - 3]}..."
 
 
@@ -131,7 +137,7 @@ def suggest(name: str, known: Iterable[str], *, n: int = 3) -> str:
 
 def check_indicator(values: Any, *, name: str = "y_true") -> np.ndarray:
     """Return `values` as a float64 array of shape (n_samples, n_classes) of 0, 1 and NaN, or raise InputError."""
-    array = np.asarray(values, dtype=np.float64)
+    array = _to_floats(values, name)
     if array.ndim != 2:
         raise InputError(
             f"{name} must have the shape (n_samples, n_classes). Got {array.ndim} dimension(s) of shape {array.shape}; "
@@ -148,7 +154,7 @@ def check_indicator(values: Any, *, name: str = "y_true") -> np.ndarray:
 
 def check_scores(y_true: np.ndarray, scores: Any, *, name: str = "proba", probabilities: bool = True) -> np.ndarray:
     """Return `scores` as float64 of the shape of `y_true`, finite and (if asked) in [0, 1], or raise InputError."""
-    array = np.asarray(scores, dtype=np.float64)
+    array = _to_floats(scores, name)
     if array.shape != y_true.shape:
         raise InputError(f"y_true and {name} must have the same shape. Got {y_true.shape} and {array.shape}.")
     bad = ~np.isfinite(array)
@@ -159,6 +165,40 @@ def check_scores(y_true: np.ndarray, scores: Any, *, name: str = "proba", probab
         wanted = "in [0, 1]" if probabilities else "finite"
         raise InputError(f"{name} must be {wanted}. Got {array[row, column]:g} at row {row}, column {column}.")
     return array
+
+
+def _to_floats(values: Any, name: str) -> np.ndarray:
+    try:
+        return np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"{name} must be an array of numbers. Got {shorten(values)} instead; "
+            "turn labels of other formats into one with as_indicator(labels)."
+        ) from error
+
+
+def check_sample_weight(sample_weight: Any, n_samples: int) -> np.ndarray | None:
+    """Return the weights as float32 of shape (n_samples,), None where all images count alike, or raise InputError."""
+    if sample_weight is None:
+        return None
+    try:
+        weight = np.asarray(sample_weight, dtype=np.float32)
+    except (TypeError, ValueError):
+        found = shorten(sample_weight)
+    else:
+        wrong = np.flatnonzero(~(np.isfinite(weight) & (weight >= 0)))
+        if weight.shape != (n_samples,):
+            found = f"an array of shape {weight.shape}"
+        elif len(wrong):
+            found = f"{weight[wrong[0]]:g} at row {wrong[0]}"
+        elif not weight.any():
+            found = "0 for every image"
+        else:
+            return weight
+    raise InputError(
+        f"sample_weight must hold one finite weight >= 0 for each of the {n_samples} images in X, not all 0. "
+        f"Got {found}."
+    )
 
 
 def import_extra(module: str, *, extra: str) -> ModuleType:

@@ -13,14 +13,14 @@ from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
 from multilabelkit import metrics
-from multilabelkit.checks import Interval, check_parameters
+from multilabelkit.checks import Interval, check_parameters, check_sample_weight
 from multilabelkit.data.images import ImageDecodeError, check_files_exist, check_images
 from multilabelkit.data.labels import as_labels, encode_labels
 from multilabelkit.fitting import (
     BaseImageClassifier,
     check_classifier,
     check_same_length,
-    check_sample_weight,
+    check_validation_data,
     choose_validation_rows,
     compute_logits,
     draw_seed,
@@ -141,7 +141,7 @@ class MultiLabelImageClassifier(ClassifierMixin, BaseImageClassifier):
     Examples
     --------
     >>> from multilabelkit.datasets import make_shapes
-    >>> shapes = make_shapes(64, random_state=0)
+    >>> shapes = make_shapes(100, random_state=0)
     >>> classifier = MultiLabelImageClassifier("small_cnn", image_size=32, max_epochs=2, verbose=0, random_state=0)
     >>> classifier = classifier.fit(shapes.images, shapes.target)
     >>> classifier.predict(shapes.images[:5]).shape
@@ -204,39 +204,38 @@ class MultiLabelImageClassifier(ClassifierMixin, BaseImageClassifier):
                 state, logits = fit_network(self, network, spec, train, valid, seed=seed, is_new=not going_on)
             except ImageDecodeError:
                 list_bad_images(self, sources)
+                if validation_data is not None:
+                    list_bad_images(self, valid[0], where="validation_data")
                 raise
+        chosen = self._choose_thresholds(None if valid is None else valid[1], logits, binarizer.classes_)
+        # Only now, all at once: a fit that fails or is interrupted leaves the classifier as it was.
+        self.thresholds_, self.threshold_report_ = chosen
         self.label_binarizer_, self.classes_ = binarizer, binarizer.classes_
         self.network_, self.input_spec_ = network.eval(), spec
         self.history_ = [*(self.history_ if going_on else ()), *state.history]
-        self._choose_thresholds(None if valid is None else valid[1], logits)
         return self
 
     def _set_validation_aside(self, sources, targets, groups, validation_data, classes, seed):
         """Return the rows to train on and the (sources, targets) to validate on, or None."""
         everything = np.arange(len(sources))
         if validation_data is not None:
-            valid_sources = check_images(validation_data[0])
-            check_files_exist(valid_sources)
-            valid_targets, _ = encode_labels(validation_data[1], classes=classes, label_sep=self.label_sep)
-            check_same_length(valid_sources, valid_targets)
-            return everything, (valid_sources, valid_targets)
+            return everything, check_validation_data(validation_data, classes=classes, label_sep=self.label_sep)
         if self.validation_fraction is None:
             return everything, None
         rows, held_out = choose_validation_rows(targets, fraction=self.validation_fraction, groups=groups, seed=seed)
         return rows, ([sources[row] for row in held_out], targets[held_out])
 
-    def _choose_thresholds(self, valid_targets, logits) -> None:
+    def _choose_thresholds(self, valid_targets, logits, classes):
+        """Return the thresholds, and the report of what they rest on or None."""
+        is_tuned = isinstance(self.thresholds, str)
         if logits is None:
-            fixed = 0.5 if isinstance(self.thresholds, str) else self.thresholds
-            self.thresholds_ = fix_thresholds(fixed, classes=self.classes_)
-            self.threshold_report_ = None
-            return
+            return fix_thresholds(0.5 if is_tuned else self.thresholds, classes=classes), None
         proba = sigmoid(logits)
-        if isinstance(self.thresholds, str):
-            self.thresholds_ = tune_thresholds(valid_targets, proba, objective=self.thresholds, classes=self.classes_)
+        if is_tuned:
+            thresholds = tune_thresholds(valid_targets, proba, objective=self.thresholds, classes=classes)
         else:
-            self.thresholds_ = fix_thresholds(self.thresholds, classes=self.classes_)
-        self.threshold_report_ = threshold_report(valid_targets, proba, self.thresholds_, classes=self.classes_)
+            thresholds = fix_thresholds(self.thresholds, classes=classes)
+        return thresholds, threshold_report(valid_targets, proba, thresholds, classes=classes)
 
     def decision_function(self, X: Any) -> np.ndarray:
         """Return the logits, (n_samples, n_classes) float32; higher means the class is more likely."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import re
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from multilabelkit import __version__
@@ -43,10 +44,31 @@ def _create_parser() -> argparse.ArgumentParser:
         default=Path("multilabelkit-demo"),
         help="folder for the images, the model and the picture (default: %(default)s)",
     )
-    demo.add_argument("--epochs", type=int, default=8, help="passes over the training images (default: %(default)s)")
-    demo.add_argument("--seed", type=int, default=0, help="seed of everything random (default: %(default)s)")
+    demo.add_argument(
+        "--epochs",
+        type=_create_number_reader(1, 10_000),
+        default=8,
+        help="passes over the training images (default: %(default)s)",
+    )
+    demo.add_argument(
+        "--seed",
+        type=_create_number_reader(0, 2**32 - 1),
+        default=0,
+        help="seed of everything random (default: %(default)s)",
+    )
     demo.set_defaults(run=_run_demo)
     return parser
+
+
+def _create_number_reader(low: int, high: int) -> Callable[[str], int]:
+    """Return what turns an argument into a number, or makes argparse explain what it must be."""
+
+    def read(text: str) -> int:
+        if not re.fullmatch(r"-?[0-9]{1,15}", text) or not low <= int(text) <= high:
+            raise argparse.ArgumentTypeError(f"must be a whole number from {low} to {high}, not {text!r}")
+        return int(text)
+
+    return read
 
 
 def _run_demo(options: argparse.Namespace) -> None:
@@ -105,7 +127,11 @@ def _draw_predictions(classifier, paths: Sequence[str], labels: Sequence[tuple],
 
     guessed = classifier.predict(paths)
     truth = classifier.label_binarizer_.transform(labels)
-    plot_predictions(paths, truth, guessed, classes=classifier.classes_).savefig(picture, dpi=110)
+    figure = plot_predictions(paths, truth, guessed, classes=classifier.classes_)
+    try:
+        figure.savefig(picture, dpi=110)
+    except OSError as error:
+        raise InputError(f"The picture cannot be written to '{picture}': {error.strerror or error}.") from error
 
 
 _FRESH_PROCESS = """

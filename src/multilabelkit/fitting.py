@@ -15,7 +15,7 @@ from sklearn.preprocessing import MultiLabelBinarizer
 from sklearn.utils import check_random_state
 from torch import nn
 
-from multilabelkit.checks import RANDOM_STATE, Check, Choice, Constraint, Interval, check_parameters
+from multilabelkit.checks import RANDOM_STATE, Check, Choice, Constraint, Interval, check_parameters, shorten
 from multilabelkit.data.images import (
     COLOR_MODES,
     ImageDecodeError,
@@ -24,6 +24,7 @@ from multilabelkit.data.images import (
     check_files_exist,
     check_images,
 )
+from multilabelkit.data.labels import encode_labels
 from multilabelkit.data.loading import PixelReader, count_workers, iterate_evaluation
 from multilabelkit.data.transforms import AUGMENTATIONS, CROP_MARGIN
 from multilabelkit.errors import InputError
@@ -32,6 +33,7 @@ from multilabelkit.nn.backbones import OWN_BACKBONES
 from multilabelkit.nn.heads import LinearHead, set_prior_bias
 from multilabelkit.nn.network import NORMALIZATIONS, Network, create_network
 from multilabelkit.stratification import split_rows
+from multilabelkit.thresholds import OBJECTIVES
 from multilabelkit.training.callbacks import Callback, Progress
 from multilabelkit.training.head_first import fit_linear_head
 from multilabelkit.training.loop import LabelledImages, TrainingSettings, TrainState, train_network
@@ -39,6 +41,8 @@ from multilabelkit.training.loop import LabelledImages, TrainingSettings, TrainS
 
 def _is_two_vectors(value: Any) -> bool:
     """Tell whether a value is (mean, std): two numbers, or two sequences of one or three numbers."""
+    if isinstance(value, (str, Mapping)):
+        return False
     try:
         mean, std = (np.atleast_1d(np.asarray(part, dtype=float)) for part in value)
     except (TypeError, ValueError):
@@ -50,12 +54,12 @@ def _is_device(value: Any) -> bool:
     try:
         torch.device(value)
     except (TypeError, RuntimeError):
-        return value == "auto"
+        return isinstance(value, str) and value == "auto"
     return True
 
 
-# What each parameter may be. What another part must check anyway when it uses it is checked there: classes by
-# encode_labels, the name of the backbone by timm's list, thresholds by their own module.
+# What each parameter may be. What another part must check anyway, before training starts, is checked there: classes by
+# encode_labels, the name of the backbone by timm's list, numbers as thresholds by fix_thresholds.
 _PARAMETERS: dict[str, list[Constraint]] = {
     "backbone": [
         Check(lambda v: isinstance(v, (str, nn.Module)) or callable(v), "a name, a torch.nn.Module or a callable")
@@ -84,6 +88,10 @@ _PARAMETERS: dict[str, list[Constraint]] = {
     "ema": [Interval(float, 0, 1, open_high=True), Choice((None,))],
     "warm_start": [Choice((True, False))],
     "validation_fraction": [Interval(float, 0, 1, open_low=True, open_high=True), Choice((None,))],
+    "thresholds": [
+        Choice(OBJECTIVES),
+        Check(lambda v: v is not None and not isinstance(v, (str, bool)), "a number, one per class, a dict by class"),
+    ],
     "device": [Check(_is_device, "'auto' or the name of a torch device")],
     "precision": [Choice(("auto", "bf16", "fp32"))],
     "num_workers": [Interval(int, 0), Choice((None,))],
@@ -198,17 +206,21 @@ def check_same_length(sources: Sequence[Any], targets: np.ndarray) -> None:
         raise InputError(f"X and y must have the same length. Got {len(sources)} images and labels for {len(targets)}.")
 
 
-def check_sample_weight(sample_weight: Any, n_samples: int) -> np.ndarray | None:
-    """Return the weights as float32 of shape (n_samples,), or None where all images count alike."""
-    if sample_weight is None:
-        return None
-    weight = np.asarray(sample_weight, dtype=np.float32)
-    if weight.shape != (n_samples,) or not np.isfinite(weight).all() or (weight < 0).any() or not weight.any():
-        raise InputError(
-            f"sample_weight must hold one finite weight >= 0 for each of the {n_samples} images in X, not all 0. "
-            f"Got an array of shape {weight.shape}."
-        )
-    return weight
+def check_validation_data(
+    validation_data: Any, *, classes: np.ndarray, label_sep: str | None
+) -> tuple[list[Any], np.ndarray]:
+    """Return the sources and targets of a pair (X, y), whose complaints say that they are about this pair."""
+    if not isinstance(validation_data, (tuple, list)) or len(validation_data) != 2:
+        raise InputError(f"validation_data must be a pair (X, y). Got {shorten(validation_data)} instead.")
+    X, y = validation_data
+    try:
+        sources = check_images(X)
+        targets, _ = encode_labels(y, classes=classes, label_sep=label_sep)
+        check_same_length(sources, targets)
+    except InputError as error:
+        raise InputError(f"In validation_data: {error}") from error
+    check_files_exist(sources, where="validation_data")
+    return sources, targets
 
 
 def draw_seed(random_state: Any) -> int:
@@ -233,7 +245,7 @@ def choose_validation_rows(
 def start_network(classifier: BaseImageClassifier, *, n_classes: int) -> tuple[Network, InputSpec]:
     """Create the network that a fit trains: the fitted one with warm_start, else a new one; never the caller's own."""
     if classifier.warm_start and hasattr(classifier, "network_"):
-        return classifier.network_, classifier.input_spec_
+        return copy.deepcopy(classifier.network_), classifier.input_spec_  # if fit fails, the fitted one is as it was
     backbone = classifier.backbone
     return create_network(
         copy.deepcopy(backbone) if isinstance(backbone, nn.Module) else backbone,
@@ -370,8 +382,8 @@ def compute_logits(classifier: BaseImageClassifier, X: Any) -> np.ndarray:
         raise
 
 
-def list_bad_images(classifier: BaseImageClassifier, sources: Sequence[Any]) -> None:
+def list_bad_images(classifier: BaseImageClassifier, sources: Sequence[Any], *, where: str = "X") -> None:
     """After one image has failed, look at all of them and raise the error that lists every bad one."""
-    check_files_exist(sources)
+    check_files_exist(sources, where=where)
     reader = PixelReader(sources, size=1, color_mode=classifier.color_mode, cache=False)
-    check_decodable(sources, reader.decode, num_workers=count_workers(classifier.num_workers))
+    check_decodable(sources, reader.decode, num_workers=count_workers(classifier.num_workers), where=where)

@@ -8,7 +8,9 @@ import math
 import os
 import platform
 import re
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import numpy as np
@@ -16,18 +18,23 @@ import pandas as pd
 import torch
 from sklearn.preprocessing import MultiLabelBinarizer
 from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from multilabelkit.checks import shorten
-from multilabelkit.data.images import InputSpec
+from multilabelkit.data.images import COLOR_MODES, InputSpec
 from multilabelkit.errors import InputError, ModelFileError
-from multilabelkit.fitting import BaseImageClassifier, check_backbone_params, check_classifier
-from multilabelkit.nn.network import create_network
+from multilabelkit.fitting import BaseImageClassifier, check_classifier
+from multilabelkit.nn.backbones import create_backbone
+from multilabelkit.nn.heads import LinearHead
+from multilabelkit.nn.network import Network, create_network
 from multilabelkit.storage import read_model, write_model
 
 # Parameters that only a fit needs and that may hold code; they are written as None.
 _NOT_SAVED = ("callbacks",)
 
 _BACKBONE_NAME = re.compile(r"[a-z0-9_]+(\.[a-z0-9_]+)?")
+_MAX_SIZE = 10_000  # of an image side, and of any number for the backbone, in a file
+_MAX_REASON = 500  # letters
 
 Classifier = TypeVar("Classifier", bound=BaseImageClassifier)
 
@@ -67,7 +74,9 @@ def _to_plain(name: str, value: Any) -> Any:
         return None  # its state is spent by the fit
     if isinstance(value, (os.PathLike, torch.device)):
         return str(value)
-    if isinstance(value, (np.ndarray, np.generic)):
+    if isinstance(value, pd.Series) and name == "thresholds":
+        value = value.to_dict()
+    if isinstance(value, (np.ndarray, np.generic, pd.Series, pd.Index)):
         value = value.tolist()
     if isinstance(value, (list, tuple)):
         return [_to_plain(name, part) for part in value]
@@ -95,6 +104,7 @@ def load_classifier(
     device: str | torch.device = "auto",
 ) -> Classifier:
     """Read a fitted classifier from a model folder; no code of the folder's choosing runs."""
+    check_classifier(kind("small_cnn" if backbone is None else backbone, device=device))
     config, weights = read_model(path)
     if config.get("kind") != kind.__name__:
         raise ModelFileError(f"The model folder '{path}' holds a {shorten(config.get('kind'))}, not a {kind.__name__}.")
@@ -102,77 +112,164 @@ def load_classifier(
     if own is not None and backbone is None:
         raise InputError(
             f"The model folder '{path}' was trained with a backbone of your own, {shorten(own)}, and holds its weights "
-            f"but not its code. Attach it: {kind.__name__}.load(path, backbone={own})."
+            f"but not its code. Attach the module, class or function: {kind.__name__}.load(path, backbone=...)."
         )
     if own is None and backbone is not None:
         raise InputError(f"The model folder '{path}' names its backbone; load it without backbone=.")
     try:
-        return _restore(kind, config, weights, backbone=backbone, device=device)
-    except (InputError, KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        raise ModelFileError(
-            f"The model folder '{path}' does not fit together: {error}. "
-            "Save it again, or attach the very backbone it was trained with."
-        ) from error
+        with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they were
+            return _restore(kind, config, weights, backbone=backbone, device=device)
+    except Exception as error:  # of any kind: what a damaged config makes of a network's constructor is boundless
+        advice = "Save it again." if own is None else "Attach the very backbone it was trained with."
+        reason = str(error) if isinstance(error, InputError) else f"{type(error).__name__} {shorten(str(error))}."
+        reason = reason if len(reason) <= _MAX_REASON else f"{reason[:_MAX_REASON]}..."  # it may quote the file
+        raise ModelFileError(f"The model folder '{path}' does not fit together: {reason} {advice}") from error
 
 
 def _restore(kind, config, weights, *, backbone, device) -> Any:
     parameters = dict(config["parameters"])
     unknown = sorted(set(parameters) - set(kind._get_param_names()))
     if unknown:
-        raise InputError(f"it holds the unknown parameter {unknown[0]!r}")
+        raise InputError(f"it holds the unknown parameter {unknown[0]!r}.")
+    classes = _check_classes(config["classes"])
     if isinstance(parameters["normalization"], list):
         mean, std = parameters["normalization"]
         parameters["normalization"] = (_to_tuple(mean), _to_tuple(std))
+    if isinstance(parameters["thresholds"], dict):  # JSON has turned the names into strings
+        names = {str(name): name for name in classes}
+        parameters["thresholds"] = {names.get(key, key): value for key, value in parameters["thresholds"].items()}
     parameters["backbone"] = parameters["backbone"] if backbone is None else backbone
     parameters["device"] = device
     classifier = kind(**parameters)
     check_classifier(classifier)
     if backbone is None and not _BACKBONE_NAME.fullmatch(parameters["backbone"]):
-        raise InputError(f"it holds the backbone name {shorten(parameters['backbone'])}")
-    _restore_decision(classifier, config)
-    _restore_network(classifier, config["input"], weights)
+        raise InputError(f"it holds the backbone name {shorten(parameters['backbone'])}.")
+    classifier.label_binarizer_ = MultiLabelBinarizer(classes=classes).fit([])
+    classifier.classes_ = classifier.label_binarizer_.classes_
+    classifier.thresholds_ = _check_thresholds(config["thresholds"], classes)
+    classifier.threshold_report_ = _restore_report(config["threshold_report"], classes)
+    classifier.history_ = [_to_numbers(row) for row in config["history"]]
+    classifier.input_spec_ = _restore_input(classifier, config["input"])
+    classifier.network_ = _restore_network(classifier, weights).to(memory_format=torch.channels_last).eval()
     return classifier
 
 
-def _restore_decision(classifier, config: Mapping[str, Any]) -> None:
-    classes = config["classes"]
-    if not classes or not all(isinstance(name, (str, int)) for name in classes) or len(set(classes)) != len(classes):
-        raise InputError("its classes are not a list of different names")
-    thresholds = np.array(config["thresholds"], dtype=np.float64)
-    if thresholds.shape != (len(classes),) or not ((thresholds >= 0) & (thresholds <= 1)).all():
-        raise InputError("its thresholds are not one number in [0, 1] for each class")
-    classifier.label_binarizer_ = MultiLabelBinarizer(classes=classes).fit([])
-    classifier.classes_ = classifier.label_binarizer_.classes_
-    classifier.thresholds_ = thresholds
-    report = config["threshold_report"]
-    index = pd.Index(classes, name="class")
-    classifier.threshold_report_ = None if report is None else pd.DataFrame(report, index=index)
-    classifier.history_ = [dict(row) for row in config["history"]]
+def _check_classes(classes: Any) -> list[str | int]:
+    kinds = {type(name) for name in classes}
+    if kinds not in ({str}, {int}) or len(set(classes)) != len(classes):
+        raise InputError("its classes are not a list of different names.")
+    return classes
 
 
-def _restore_network(classifier, stored: Mapping[str, Any], weights: Mapping[str, torch.Tensor]) -> None:
-    check_backbone_params(classifier.backbone_params or {})
+def _check_thresholds(thresholds: Any, classes: list[str | int]) -> np.ndarray:
+    values = np.array(thresholds, dtype=np.float64)
+    if values.shape != (len(classes),) or not ((values >= 0) & (values <= 1)).all():
+        raise InputError("its thresholds are not one number in [0, 1] for each class.")
+    return values
+
+
+def _restore_report(report: Mapping[str, list] | None, classes: list[str | int]) -> pd.DataFrame | None:
+    if report is None:
+        return None
+    columns = {name: list(_to_numbers(dict(enumerate(column))).values()) for name, column in report.items()}
+    return pd.DataFrame(columns, index=pd.Index(classes, name="class"))
+
+
+def _to_numbers(row: Mapping[Any, Any]) -> dict[Any, Any]:
+    """Turn null, which is how NaN was written, back into NaN."""
+    return {key: math.nan if value is None else value for key, value in row.items()}
+
+
+def _restore_input(classifier: BaseImageClassifier, stored: Mapping[str, Any]) -> InputSpec:
     size, channels = stored["size"], stored["channels"]
-    if type(size) is not int or not 0 < size <= 10_000 or channels not in (1, 3):
-        raise InputError("its input has no sensible size")
-    spec = InputSpec(size=size, channels=channels, mean=_to_tuple(stored["mean"]), std=_to_tuple(stored["std"]))
-    if not len(spec.mean) == len(spec.std) == channels:
-        raise InputError("its input has not one mean and std for each channel")
-    backbone = classifier.backbone
-    network, _ = create_network(
-        copy.deepcopy(backbone) if isinstance(backbone, nn.Module) else backbone,
-        n_classes=len(classifier.classes_),
-        in_chans=spec.channels,
-        image_size=spec.size,
-        normalization=(spec.mean, spec.std),
-        head=classifier.head,
-        dropout=classifier.dropout,
-        pretrained=False,
-        backbone_params=classifier.backbone_params or {},
-    )
+    if type(size) is not int or not 0 < size <= _MAX_SIZE:
+        raise InputError(f"its input has the size {shorten(size)}.")
+    if type(channels) is not int or channels != COLOR_MODES[classifier.color_mode]:
+        raise InputError(f"its input has {shorten(channels)} channels, its color_mode {classifier.color_mode!r}.")
+    mean, std = (np.array(stored[name], dtype=np.float64) for name in ("mean", "std"))
+    if not (mean.shape == std.shape == (channels,) and np.isfinite([mean, std]).all() and (std > 0).all()):
+        raise InputError("its input has not one mean and one std > 0 for each channel.")
+    return InputSpec(size=size, channels=channels, mean=tuple(mean.tolist()), std=tuple(std.tolist()))
+
+
+def _restore_network(classifier: BaseImageClassifier, weights: Mapping[str, torch.Tensor]) -> Network:
+    spec, params = classifier.input_spec_, dict(classifier.backbone_params or {})
+    n_classes = len(classifier.classes_)
+    if isinstance(classifier.backbone, str):
+        _check_bounded(params)
+        with _limit_parameters(weights):
+            body = create_backbone(
+                classifier.backbone,
+                in_chans=spec.channels,
+                image_size=spec.size,
+                pretrained=False,
+                backbone_params=params,
+            )
+            network = Network(body, None)
+            if classifier.head == "linear":
+                # Its weights tell how many features there are; asking the backbone would cost a forward pass.
+                n_features = weights["head.linear.weight"].shape[1]
+                network.head = LinearHead(n_features, n_classes, dropout=classifier.dropout)
+    else:
+        network, _ = create_network(
+            copy.deepcopy(classifier.backbone) if isinstance(classifier.backbone, nn.Module) else classifier.backbone,
+            n_classes=n_classes,
+            in_chans=spec.channels,
+            image_size=spec.size,
+            normalization=(spec.mean, spec.std),
+            head=classifier.head,
+            dropout=classifier.dropout,
+            pretrained=False,
+            backbone_params=params,
+        )
+    _check_fit(network.state_dict(), weights)
     network.load_state_dict(dict(weights))
-    classifier.network_ = network.to(memory_format=torch.channels_last).eval()
-    classifier.input_spec_ = spec
+    return network
+
+
+def _check_bounded(value: Any) -> None:
+    """Refuse numbers that no backbone has: sizes stand in the file, and memory is taken before weights are compared."""
+    if isinstance(value, (list, Mapping)):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            _check_bounded(part)
+    elif isinstance(value, (int, float)) and not abs(value) <= _MAX_SIZE:
+        raise InputError(f"its backbone_params hold the number {shorten(value)}.")
+
+
+@contextmanager
+def _limit_parameters(weights: Mapping[str, torch.Tensor]) -> Iterator[None]:
+    """Stop building a network that has grown far larger than the weights that are to fill it."""
+    owner = threading.get_ident()
+    room = 2 * sum(value.numel() for value in weights.values()) + 10**6
+
+    def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        nonlocal room
+        if parameter is not None and threading.get_ident() == owner:
+            room -= parameter.numel() + 100  # the small ones take time, not memory
+            if room < 0:
+                raise InputError("its backbone is far larger than its weights.")
+
+    handle = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _check_fit(expected: Mapping[str, torch.Tensor], weights: Mapping[str, torch.Tensor]) -> None:
+    """Refuse weights that are not, name by name, what the network has."""
+    groups = {
+        "missing": sorted(set(expected) - set(weights)),
+        "unexpected": sorted(set(weights) - set(expected)),
+        "of another shape or type": [
+            key
+            for key in sorted(set(expected) & set(weights))
+            if (expected[key].shape, expected[key].dtype) != (weights[key].shape, weights[key].dtype)
+        ],
+    }
+    found = [f"{len(keys)} {what} (first: {shorten(keys[0])})" for what, keys in groups.items() if keys]
+    if found:
+        raise InputError(f"of its weights, {', '.join(found)}.")
 
 
 def _to_tuple(value: Any) -> Any:

@@ -15,7 +15,8 @@ from multilabelkit.metrics import f1_score
 
 __all__ = ["apply_thresholds", "fix_thresholds", "threshold_report", "tune_thresholds"]
 
-_CONSTRAINTS = {"objective": [Choice(("f1", "global"))]}
+OBJECTIVES = ("f1", "global")
+_CONSTRAINTS = {"objective": [Choice(OBJECTIVES)]}
 _FEW = 5  # fewer positives than this do not pin a threshold down
 _N_BINS = 1024  # of the histogram that finds the stretch of scores to sort
 _N_NAMES = 20  # classes that a message lists before it gives a count
@@ -310,7 +311,7 @@ def _describe_few(names, n_positive):
     return (
         f"Fewer than {_FEW} known positives make the thresholds of {len(few)} of {len(names)} classes uncertain: "
         f"{join_first([f'{names[place]!r} ({n_positive[place]})' for place in few])}. "
-        "Tune on more samples, or give all classes one threshold with objective='global'."
+        "Tune on more samples, or choose 'global', one threshold for all classes."
     )
 
 

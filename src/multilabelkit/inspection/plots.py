@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from multilabelkit.data.images import check_images, decode_image
+from multilabelkit.checks import Interval, check_parameters
+from multilabelkit.data.images import check_images, decode_image, describe_failures
 from multilabelkit.data.labels import as_labels
-from multilabelkit.errors import InputError
+from multilabelkit.errors import ImageDecodeError, InputError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,7 +31,8 @@ def plot_predictions(
     X : sequence of n_samples images
     y_true, y_pred : labels of n_samples images, in any format
     classes : sequence, default=None
-        Names of the columns where labels are given as tables without names.
+        Names of the columns where labels are given as tables without names. None takes those of the other table, if it
+        has names, else numbers.
     n_columns : int, default=4
         Images in a row.
 
@@ -39,6 +41,11 @@ def plot_predictions(
     figure : matplotlib Figure
         Save it with ``figure.savefig("predictions.png")``; no window is opened.
 
+    Raises
+    ------
+    InputError
+        If X and the labels differ in length, or cannot be read; ``ImageDecodeError`` lists every bad image.
+
     Examples
     --------
     >>> images = np.zeros((2, 8, 8), dtype=np.uint8)
@@ -46,10 +53,11 @@ def plot_predictions(
     >>> len(figure.axes)
     2
     """
+    check_parameters("plot_predictions", {"n_columns": n_columns}, {"n_columns": [Interval(int, 1)]})
     from matplotlib.figure import Figure  # only when something is drawn: it takes half a second to import
 
     sources = check_images(X)
-    truth, guess = as_labels(y_true, classes=classes), as_labels(y_pred, classes=classes)
+    truth, guess = _read_labels(y_true, y_pred, classes), _read_labels(y_pred, y_true, classes)
     if not len(sources) == len(truth) == len(guess):
         raise InputError(
             "X, y_true and y_pred must have the same length. "
@@ -59,8 +67,7 @@ def plot_predictions(
     n_rows = -(-len(sources) // n_columns)
     figure = Figure(figsize=(2.4 * n_columns, 2.75 * n_rows), layout="constrained")
     axes = figure.subplots(n_rows, n_columns, squeeze=False).ravel()
-    for axis, source, true_labels, predicted in zip(axes, sources, truth, guess, strict=False):
-        pixels = decode_image(source)
+    for axis, pixels, true_labels, predicted in zip(axes, _decode_all(sources), truth, guess, strict=False):
         axis.imshow(pixels, interpolation="nearest" if max(pixels.shape) < 200 else "auto")
         axis.set_xticks([])
         axis.set_yticks([])
@@ -68,6 +75,32 @@ def plot_predictions(
     for axis in axes[len(sources) :]:
         axis.remove()
     return figure
+
+
+def _read_labels(y: Any, other: Any, classes: Any) -> list[tuple]:
+    """Return the labels of each image; a table without names takes those of the other."""
+    is_table = getattr(y, "ndim", 1) == 2
+    if classes is None and is_table and not hasattr(y, "columns"):
+        classes = getattr(other, "columns", None)
+    if classes is None and not is_table and isinstance(y, Collection) and not any(map(_holds_labels, y)):
+        return [()] * len(y)  # nothing predicted anywhere: as_labels would have no class to learn
+    return as_labels(y, classes=classes)
+
+
+def _holds_labels(row: Any) -> bool:
+    return not isinstance(row, Collection) or len(row) > 0
+
+
+def _decode_all(sources: Sequence[Any]) -> list[np.ndarray]:
+    images, failures = [], []
+    for row, source in enumerate(sources):
+        try:
+            images.append(decode_image(source))
+        except ImageDecodeError as error:
+            failures.append((row, error))
+    if failures:
+        raise describe_failures(failures, n_images=len(sources))
+    return images
 
 
 def _write_labels(axis: Any, truth: tuple, guess: tuple) -> None:

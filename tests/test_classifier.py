@@ -1,0 +1,908 @@
+import copy
+import inspect
+import re
+import threading
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from scipy import sparse
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from torch import nn
+
+from multilabelkit import MultiLabelImageClassifier, as_labels, metrics
+from multilabelkit.data.images import encode_png
+from multilabelkit.errors import ImageDecodeError, InputError, MultiLabelKitWarning
+from multilabelkit.report import MultiLabelReport
+from multilabelkit.thresholds import tune_thresholds
+from multilabelkit.training import Callback
+
+FAST = {"image_size": 32, "max_epochs": 1, "verbose": 0, "validation_fraction": 0.4, "random_state": 0}
+
+
+def create(backbone="small_cnn", **parameters):
+    return MultiLabelImageClassifier(backbone, **{**FAST, **parameters})
+
+
+def whole(message):
+    return f"^{re.escape(message)}$"
+
+
+def copy_weights(network):
+    return {key: value.clone() for key, value in network.state_dict().items()}
+
+
+def assert_equal_weights(one, other):
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+@pytest.fixture(scope="module")
+def fitted(shapes):
+    return create(max_epochs=4).fit(shapes.images, shapes.target)
+
+
+@pytest.fixture(scope="module")
+def paths(shapes, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("images")
+    paths = [folder / f"{number}.png" for number in range(len(shapes.images))]
+    for path, image in zip(paths, shapes.images, strict=True):
+        path.write_bytes(encode_png(image))
+    return paths
+
+
+class TinyNetwork(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(3, 4, 3, stride=4), nn.BatchNorm2d(4), nn.ReLU())
+
+    def forward(self, images):
+        return self.layers(images)
+
+
+# What comes out
+
+
+def test_every_method_returns_the_promised_shape_and_type(fitted, shapes):
+    images = shapes.images[:5]
+    logits, proba, predicted = fitted.decision_function(images), fitted.predict_proba(images), fitted.predict(images)
+    assert logits.shape == proba.shape == predicted.shape == (5, 3)
+    assert (logits.dtype, proba.dtype, predicted.dtype) == (np.float32, np.float32, np.int64)
+    np.testing.assert_allclose(proba, 1 / (1 + np.exp(-logits.astype(np.float64))), rtol=1e-5)
+    np.testing.assert_array_equal(predicted, proba >= fitted.thresholds_)
+    assert fitted.predict_labels(images) == as_labels(predicted, classes=fitted.classes_)
+
+
+def test_fit_returns_the_classifier_and_sets_what_is_documented(fitted, shapes):
+    documented = set(re.findall(r"^    (\w+_) : ", MultiLabelImageClassifier.__doc__, flags=re.MULTILINE))
+    assert documented == {name for name in vars(fitted) if name.endswith("_")}
+    classifier = create()
+    assert classifier.fit(shapes.images, shapes.target) is classifier
+
+
+def test_fitted_attributes_fit_together(fitted):
+    assert fitted.classes_.tolist() == ["circle", "square", "triangle"]
+    assert fitted.label_binarizer_.classes_.tolist() == fitted.classes_.tolist()
+    assert fitted.thresholds_.shape == (3,)
+    assert fitted.threshold_report_.index.tolist() == fitted.classes_.tolist()
+    np.testing.assert_array_equal(fitted.threshold_report_["threshold"], fitted.thresholds_)
+    assert [row["epoch"] for row in fitted.history_] == [0, 1, 2, 3]
+    assert not fitted.network_.training
+    assert (fitted.input_spec_.size, fitted.input_spec_.channels) == (32, 3)
+
+
+def test_history_rows_hold_the_documented_numbers(fitted):
+    expected = {"epoch", "train_loss", "valid_loss", "valid_map", "valid_macro_f1", "valid_micro_f1"}
+    expected |= {"valid_binary_accuracy", "learning_rate", "seconds"}
+    assert all(set(row) == expected for row in fitted.history_)
+
+
+def test_it_learns():
+    """Colours are easy: a linear network on 48 images tells them apart."""
+    from multilabelkit.datasets import make_shapes
+
+    train, test = make_shapes(160, random_state=1), make_shapes(60, random_state=2)
+    classifier = create("plain_cnn", max_epochs=12, augment=None, learning_rate=1e-2, backbone_lr_factor=1.0)
+    classifier.fit(train.images, train.target)
+    assert classifier.score(test.images, test.target) > 0.9
+    assert classifier.history_[-1]["train_loss"] < classifier.history_[0]["train_loss"] / 2
+
+
+def test_predictions_do_not_depend_on_the_company(fitted, shapes):
+    """A batch of one may round otherwise than a batch of many; no more than that."""
+    together = fitted.decision_function(shapes.images[:6])
+    alone = np.concatenate([fitted.decision_function(image[None]) for image in shapes.images[:6]])
+    np.testing.assert_allclose(together, alone, atol=2e-2)
+    np.testing.assert_array_equal(fitted.decision_function(shapes.images[:6][::-1])[::-1], together)
+
+
+@pytest.mark.parametrize("top_k", [1, 2, 3, 99, np.int64(2)])
+def test_top_k_labels_are_the_most_probable_best_first(fitted, shapes, top_k):
+    images = shapes.images[:4]
+    labels = fitted.predict_labels(images, top_k=top_k)
+    for row, proba in zip(labels, fitted.predict_proba(images), strict=True):
+        assert list(row) == [fitted.classes_[column] for column in np.argsort(-proba)[:top_k]]
+        assert all(type(name) is str for name in row)
+
+
+@pytest.mark.parametrize("top_k", [0, -1, 1.5, "1", True])
+def test_top_k_must_be_a_count(fitted, shapes, top_k):
+    message = f"The 'top_k' parameter of predict_labels must be an integer >= 1. Got {top_k!r} instead."
+    with pytest.raises(InputError, match=whole(message)):
+        fitted.predict_labels(shapes.images, top_k=top_k)
+
+
+def test_score_is_the_macro_f1_of_predict(fitted, shapes):
+    predicted = fitted.predict(shapes.images)
+    expected = metrics.f1_score(shapes.target.to_numpy(), predicted, average="macro")
+    assert fitted.score(shapes.images, shapes.target) == expected
+    weight = np.arange(48.0)
+    weighted = metrics.f1_score(shapes.target.to_numpy(), predicted, average="macro", sample_weight=weight)
+    assert fitted.score(shapes.images, shapes.target, weight) == weighted != expected
+
+
+def test_score_takes_every_label_format_and_leaves_unknown_labels_out(fitted, shapes):
+    images, labels = shapes.images, as_labels(shapes.target)
+    expected = fitted.score(images, shapes.target)
+    assert fitted.score(images, labels) == expected
+    assert fitted.score(images, shapes.target[["triangle", "circle", "square"]]) == expected
+    target = shapes.target.astype(float)
+    target[fitted.predict(images) != target] = np.nan  # what is wrong is unknown now
+    assert fitted.score(images, target) == 1
+
+
+def test_evaluate_reports_what_score_says(fitted, shapes):
+    report = fitted.evaluate(shapes.images, as_labels(shapes.target))
+    assert isinstance(report, MultiLabelReport)
+    assert report.averages["macro_f1"] == pytest.approx(fitted.score(shapes.images, shapes.target))
+    np.testing.assert_array_equal(report.to_frame()["threshold"], fitted.thresholds_)
+    assert report.to_frame().index.tolist() == fitted.classes_.tolist()
+
+
+# Labels
+
+
+def list_label_formats(target):
+    names, cells = list(target.columns), target.to_numpy()
+    labels = as_labels(target)
+    return {
+        "lists": ([list(row) for row in labels], {}),
+        "sets": ([set(row) for row in labels], {}),
+        "tuples": (labels, {}),
+        "strings": (["|".join(row) for row in labels], {"label_sep": "|"}),
+        "dicts": ([dict(zip(names, row, strict=True)) for row in cells.tolist()], {}),
+        "series": (pd.Series([list(row) for row in labels], index=range(100, 148)), {}),
+        "array": (cells, {"classes": names}),
+        "booleans": (cells.astype(bool), {"classes": names}),
+        "signs": (cells * 2 - 1, {"classes": names}),
+        "sparse": (sparse.csr_matrix(cells), {"classes": names}),
+        "tensor": (torch.tensor(cells), {"classes": names}),
+        "classes in order": (labels, {"classes": names}),
+    }
+
+
+@pytest.mark.parametrize("name", list_label_formats(pd.DataFrame({"a": [1] * 48})))
+def test_every_label_format_gives_the_same_fit(fitted, shapes, name):
+    labels, parameters = list_label_formats(shapes.target)[name]
+    classifier = create(max_epochs=4, **parameters).fit(shapes.images, labels)
+    assert classifier.classes_.tolist() == fitted.classes_.tolist()
+    assert_equal_weights(classifier.network_.state_dict(), fitted.network_.state_dict())
+    np.testing.assert_array_equal(classifier.thresholds_, fitted.thresholds_)
+
+
+def test_columns_of_a_table_keep_their_order(shapes):
+    order = ["triangle", "circle", "square"]
+    classifier = create().fit(shapes.images, shapes.target[order])
+    assert classifier.classes_.tolist() == order
+    assert classifier.predict_labels(shapes.images[:3]) == as_labels(
+        classifier.predict(shapes.images[:3]), classes=order
+    )
+
+
+def test_unknown_labels_are_left_out_of_training(shapes):
+    """With NaN in place of what is unknown, whatever stood there cannot matter."""
+    target = shapes.target.to_numpy(np.float32, copy=True)
+    target[::3, 1] = np.nan
+    labels = [{name: None if np.isnan(cell) else cell for name, cell in enumerate(row)} for row in target]
+    one, other = create().fit(shapes.images, target), create().fit(shapes.images, labels)
+    assert_equal_weights(one.network_.state_dict(), other.network_.state_dict())
+    guessed = create().fit(shapes.images, np.nan_to_num(target))
+    assert not np.array_equal(guessed.decision_function(shapes.images), one.decision_function(shapes.images))
+    assert np.isfinite(one.decision_function(shapes.images)).all()
+
+
+@pytest.mark.parametrize("n_classes", [1, 2])
+@pytest.mark.parametrize("kind", ["names", "array"])
+def test_one_and_two_classes_work_like_many(shapes, n_classes, kind):
+    target = shapes.target.iloc[:, :n_classes]
+    classifier = create().fit(shapes.images, target if kind == "names" else target.to_numpy())
+    assert classifier.predict(shapes.images).shape == (48, n_classes)
+    assert classifier.predict_proba(shapes.images).shape == (48, n_classes)
+    assert classifier.classes_.tolist() == (list(target.columns) if kind == "names" else list(range(n_classes)))
+    assert 0 <= classifier.score(shapes.images, target if kind == "names" else target.to_numpy()) <= 1
+
+
+def test_a_class_without_a_positive_warns_and_gets_the_global_threshold(shapes):
+    with pytest.warns(MultiLabelKitWarning) as caught:
+        classifier = create(classes=["circle", "hexagon", "square", "triangle"]).fit(
+            shapes.images, as_labels(shapes.target)
+        )
+    threshold = classifier.thresholds_[1]
+    assert [str(warning.message) for warning in caught] == [
+        "No known positive in 1 of 4 classes; they get the threshold that is best for all classes together, "
+        f"{threshold:.3g}: 'hexagon'."
+    ]
+    alike = create(classes=classifier.classes, thresholds="global").fit(shapes.images, as_labels(shapes.target))
+    assert alike.thresholds_.tolist() == [threshold] * 4
+
+
+def test_few_positives_in_validation_warn(shapes):
+    with pytest.warns(MultiLabelKitWarning) as caught:
+        classifier = create(validation_fraction=0.15).fit(shapes.images, shapes.target)
+    counts = classifier.threshold_report_["n_positive"]
+    listed = ", ".join(f"{name!r} ({count})" for name, count in counts.items() if count < 5)
+    assert [str(warning.message) for warning in caught] == [
+        f"Fewer than 5 known positives make the thresholds of {(counts < 5).sum()} of 3 classes uncertain: {listed}. "
+        "Tune on more samples, or choose 'global', one threshold for all classes."
+    ]
+
+
+# Validation and thresholds
+
+
+def test_thresholds_are_those_of_the_held_out_images(shapes):
+    """The classifier's own split, made again: what tune_thresholds finds there is what predict uses."""
+    half = {"X": shapes.images[:24], "y": shapes.target[:24]}
+    held_out = (shapes.images[24:], shapes.target[24:])
+    classifier = create().fit(**half, validation_data=held_out)
+    proba = classifier.predict_proba(held_out[0])
+    np.testing.assert_array_equal(classifier.thresholds_, tune_thresholds(held_out[1].to_numpy(), proba))
+    assert classifier.threshold_report_["n_known"].tolist() == [24, 24, 24]
+    assert classifier.history_[-1]["valid_map"] == metrics.mean_average_precision(held_out[1].to_numpy(), proba)
+
+
+def test_the_best_epoch_by_map_is_restored(shapes):
+    class Remember(Callback):
+        def on_epoch_end(self, state):
+            self.best = state.best_epoch
+
+    remember = Remember()
+    classifier = create(max_epochs=5, callbacks=[remember])
+    classifier.fit(shapes.images[:24], shapes.target[:24], validation_data=(shapes.images[24:], shapes.target[24:]))
+    proba = classifier.predict_proba(shapes.images[24:])
+    scores = [row["valid_map"] for row in classifier.history_]
+    assert scores[remember.best] == max(scores)
+    assert metrics.mean_average_precision(shapes.target[24:].to_numpy(), proba) == max(scores)
+
+
+def test_without_validation_thresholds_are_one_half(shapes):
+    classifier = create(validation_fraction=None).fit(shapes.images, shapes.target)
+    assert classifier.thresholds_.tolist() == [0.5, 0.5, 0.5]
+    assert classifier.threshold_report_ is None
+    assert set(classifier.history_[0]) == {"epoch", "train_loss", "learning_rate", "seconds"}
+
+
+@pytest.mark.parametrize(
+    ("thresholds", "expected"),
+    [
+        (0.25, [0.25, 0.25, 0.25]),
+        ([0.1, 0.2, 0.3], [0.1, 0.2, 0.3]),
+        (np.array([0, 0.5, 1]), [0, 0.5, 1]),
+        ({"triangle": 0.3, "circle": 0.1, "square": 0.2}, [0.1, 0.2, 0.3]),
+        (pd.Series({"triangle": 0.3, "circle": 0.1, "square": 0.2}), [0.1, 0.2, 0.3]),
+    ],
+    ids=["number", "list", "array", "dict", "series"],
+)
+@pytest.mark.parametrize("validation_fraction", [None, 0.15])
+def test_fixed_thresholds_are_taken_as_they_are(shapes, thresholds, expected, validation_fraction):
+    classifier = create(thresholds=thresholds, validation_fraction=validation_fraction)
+    classifier.fit(shapes.images, shapes.target)
+    assert classifier.thresholds_.tolist() == expected
+    assert (classifier.threshold_report_ is None) is (validation_fraction is None)
+    np.testing.assert_array_equal(
+        classifier.predict(shapes.images), classifier.predict_proba(shapes.images) >= np.array(expected)
+    )
+
+
+def test_groups_never_straddle_the_split(shapes):
+    """Images of one group carry its number as their grey value, so that the loop itself shows what it reads."""
+    groups = np.repeat(np.arange(12), 4)
+    images = np.repeat(groups, 32 * 32).reshape(48, 32, 32).astype(np.uint8) * 10
+    seen = []
+
+    class LookAtInput(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(1))
+
+        def forward(self, pixels):
+            if self.training:
+                seen.extend((pixels[:, 0, 0, 0] * 255 / 10).round().int().tolist())
+            return pixels.mean(dim=(2, 3)) * self.scale
+
+    classifier = create(LookAtInput, augment=None, head_first=False, precision="fp32")
+    classifier.fit(images, shapes.target, groups=groups)
+    n_valid = int(classifier.threshold_report_["n_known"].iloc[0])
+    assert all(seen.count(group) in (0, 4) for group in range(12))
+    assert len(seen) == 48 - n_valid
+    assert 12 <= n_valid <= 24
+
+
+def test_sample_weight_draws_the_network_to_the_heavy_images(shapes):
+    target = np.tile([[1, 0], [0, 1]], (24, 1))  # the same images say both, so the weights decide
+    images = np.repeat(shapes.images[:24], 2, axis=0)
+    heavy = np.tile([9.0, 1.0], 24)
+    parameters = {"validation_fraction": None, "max_epochs": 10, "augment": None}
+    first = create(**parameters).fit(images, target, sample_weight=heavy).predict_proba(images).mean(axis=0)
+    second = create(**parameters).fit(images, target, sample_weight=heavy[::-1]).predict_proba(images).mean(axis=0)
+    assert first[0] > 0.6 > 0.4 > first[1]
+    assert second[1] > 0.6 > 0.4 > second[0]
+
+
+def test_sample_weight_of_ones_changes_nothing(shapes):
+    one = create().fit(shapes.images, shapes.target)
+    other = create().fit(shapes.images, shapes.target, sample_weight=np.ones(48))
+    np.testing.assert_allclose(
+        one.decision_function(shapes.images), other.decision_function(shapes.images), rtol=1e-4, atol=1e-4
+    )
+
+
+# Images
+
+
+@pytest.mark.parametrize(
+    "kind", ["paths", "strings", "series", "frame", "array of names", "pil", "list", "floats", "tensor"]
+)
+def test_the_same_images_of_any_kind_give_the_same_predictions(fitted, shapes, paths, kind):
+    names = [str(path) for path in paths]
+    images = {
+        "paths": lambda: paths,
+        "strings": lambda: tuple(names),
+        "series": lambda: pd.Series(names, index=range(100, 148)),
+        "frame": lambda: pd.DataFrame({"path": names}),
+        "array of names": lambda: np.array(names),
+        "pil": lambda: [Image.fromarray(image) for image in shapes.images],
+        "list": lambda: list(shapes.images),
+        "floats": lambda: shapes.images / 255,
+        "tensor": lambda: torch.from_numpy(shapes.images),
+    }[kind]()
+    np.testing.assert_array_equal(fitted.decision_function(images), fitted.decision_function(shapes.images))
+
+
+def test_fit_on_files_equals_fit_on_arrays(fitted, shapes, paths):
+    classifier = create(max_epochs=4).fit(paths, shapes.target)
+    assert_equal_weights(classifier.network_.state_dict(), fitted.network_.state_dict())
+
+
+@pytest.mark.parametrize("parameters", [{"pixel_cache": None}, {"num_workers": 0}, {"num_workers": 3}], ids=str)
+def test_how_images_are_read_changes_nothing(fitted, shapes, parameters):
+    classifier = create(max_epochs=4, **parameters).fit(shapes.images, shapes.target)
+    assert_equal_weights(classifier.network_.state_dict(), fitted.network_.state_dict())
+
+
+def test_grey_images_and_another_size(shapes):
+    classifier = create(color_mode="grey", image_size=20).fit(shapes.images, shapes.target)
+    assert (classifier.input_spec_.size, classifier.input_spec_.channels) == (20, 1)
+    assert classifier.predict(shapes.images[:, :, :, 0]).shape == (48, 3)
+
+
+@pytest.mark.filterwarnings("ignore::multilabelkit.errors.MultiLabelKitWarning")
+def test_no_image_size_takes_the_own_size_of_the_backbone(shapes):
+    classifier = create(image_size=None, pixel_cache=None, augment=None).fit(shapes.images[:6], shapes.target[:6])
+    assert classifier.input_spec_.size == 150
+
+
+# What fit leaves alone
+
+
+def test_fit_changes_no_parameter(shapes):
+    classifier = create(TinyNetwork(), classes=["triangle", "circle", "square"], backbone_params={}, callbacks=[])
+    before = dict(classifier.get_params())
+    frozen = copy.deepcopy({name: value for name, value in before.items() if name != "backbone"})
+    weights = copy_weights(classifier.backbone)
+    classifier.fit(shapes.images, shapes.target)
+    after = classifier.get_params()
+    assert all(after[name] is before[name] for name in before)
+    assert {name: after[name] for name in frozen} == frozen
+    assert_equal_weights(classifier.backbone.state_dict(), weights)
+
+
+def test_clone_of_a_fitted_classifier_has_no_trained_weights(shapes):
+    """Else the folds of a cross-validation would see each other's images."""
+    module = TinyNetwork()
+    weights = copy_weights(module)
+    fitted = create(module, max_epochs=2).fit(shapes.images, shapes.target)
+    fresh = clone(fitted)
+    assert not hasattr(fresh, "network_")
+    assert_equal_weights(fresh.backbone.state_dict(), weights)
+    assert not torch.equal(fitted.network_.backbone.layers[0].weight, weights["layers.0.weight"])
+
+
+def test_fit_leaves_the_data_alone(shapes):
+    images, target = shapes.images.copy(), shapes.target.astype(float)
+    images.flags.writeable = False
+    before = target.copy()
+    create().fit(images, target)
+    pd.testing.assert_frame_equal(target, before)
+
+
+@pytest.mark.parametrize("backbone", ["small_cnn", TinyNetwork], ids=["name", "class"])
+def test_the_same_seed_gives_the_same_classifier(shapes, backbone):
+    one, other = (create(backbone).fit(shapes.images, shapes.target) for _ in range(2))
+    assert_equal_weights(one.network_.state_dict(), other.network_.state_dict())
+    np.testing.assert_array_equal(one.thresholds_, other.thresholds_)
+    third = create(backbone, random_state=1).fit(shapes.images, shapes.target)
+    assert not np.array_equal(third.decision_function(shapes.images), one.decision_function(shapes.images))
+
+
+def test_fitting_twice_equals_fitting_once(fitted, shapes):
+    classifier = create(max_epochs=4).fit(shapes.images, shapes.target[["triangle", "circle"]])
+    classifier.fit(shapes.images, shapes.target)
+    assert_equal_weights(classifier.network_.state_dict(), fitted.network_.state_dict())
+    assert len(classifier.history_) == 4
+
+
+def test_a_generator_as_random_state_goes_on(shapes):
+    generator = np.random.RandomState(0)
+    one = create(random_state=generator).fit(shapes.images, shapes.target)
+    other = create(random_state=generator).fit(shapes.images, shapes.target)
+    assert not np.array_equal(one.decision_function(shapes.images), other.decision_function(shapes.images))
+
+
+def test_the_global_generators_are_left_as_they_were(shapes):
+    torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+    create("plain_cnn").fit(shapes.images, shapes.target).predict(shapes.images)
+    assert torch.equal(torch.get_rng_state(), torch_state)
+    np.testing.assert_array_equal(np.random.get_state()[1], numpy_state)  # noqa: NPY002
+
+
+def test_predicting_changes_nothing(fitted, shapes):
+    before = fitted.decision_function(shapes.images)
+    weights = copy_weights(fitted.network_)
+    fitted.predict_labels(shapes.images)
+    assert_equal_weights(fitted.network_.state_dict(), weights)
+    np.testing.assert_array_equal(fitted.decision_function(shapes.images), before)
+
+
+# Going on, watching, stopping
+
+
+def test_warm_start_goes_on_with_the_fitted_network(shapes):
+    classifier = create(warm_start=True, max_epochs=2).fit(shapes.images, shapes.target)
+    first, network = list(classifier.history_), classifier.network_
+    weights = copy_weights(network)
+    classifier.fit(shapes.images, as_labels(shapes.target))
+    assert classifier.history_[:2] == first
+    assert len(classifier.history_) == 4
+    assert_equal_weights(network.state_dict(), weights)  # whoever holds the old network still has it
+    assert not torch.equal(classifier.network_.head.linear.weight, weights["head.linear.weight"])
+
+
+def test_warm_start_needs_the_same_classes(shapes):
+    classifier = create(warm_start=True).fit(shapes.images, shapes.target)
+    held_out = (shapes.images, shapes.target)
+    classifier.fit(shapes.images[:40], as_labels(shapes.target[["circle", "square"]][:40]), validation_data=held_out)
+    assert classifier.classes_.tolist() == ["circle", "square", "triangle"]
+    message = (
+        "y holds 1 label(s) that are not among the 3 classes: 'hexagon' in row 0. Correct them, or name every class "
+        "with classes=[...]."
+    )
+    with pytest.raises(InputError, match=whole(message)):
+        classifier.fit(shapes.images, [["hexagon"]] * 48)
+
+
+def test_without_warm_start_a_second_fit_begins_anew(fitted, shapes):
+    again = create(max_epochs=4).fit(shapes.images, shapes.target)
+    again.fit(shapes.images, shapes.target)
+    np.testing.assert_array_equal(again.decision_function(shapes.images), fitted.decision_function(shapes.images))
+
+
+class Recorder(Callback):
+    def __init__(self):
+        self.calls = []
+
+    def on_train_begin(self, state):
+        self.calls.append("begin")
+
+    def on_step_end(self, state):
+        self.calls.append("step")
+
+    def on_epoch_end(self, state):
+        self.calls.append("epoch")
+
+    def on_train_end(self, state):
+        self.calls.append("end")
+
+
+def test_callbacks_are_called_in_order(shapes):
+    recorder = Recorder()
+    create(max_epochs=2, batch_size=10, callbacks=[recorder]).fit(shapes.images, shapes.target)
+    epoch = ["step"] * 3 + ["epoch"]  # 29 of 48 images are trained on
+    assert recorder.calls == ["begin", *epoch, *epoch, "end"]
+
+
+def test_a_callback_can_stop_the_training(shapes):
+    class Stop(Callback):
+        def on_epoch_end(self, state):
+            state.stop_reason = "enough"
+
+    classifier = create(max_epochs=5, callbacks=[Stop()]).fit(shapes.images, shapes.target)
+    assert len(classifier.history_) == 1
+
+
+def test_verbose_zero_is_silent_and_one_speaks_on_stderr(shapes, capfd):
+    create(verbose=0).fit(shapes.images, shapes.target).predict(shapes.images)
+    assert capfd.readouterr() == ("", "")
+    create(verbose=1, max_epochs=2).fit(shapes.images, shapes.target)
+    printed = capfd.readouterr()
+    assert printed.out == ""
+    assert re.fullmatch(r"(epoch [12]/2  loss [\d.]+  valid [\d.]+  mAP [\d.]+  F1 [\d.]+  [\d.]+ s\n){2}", printed.err)
+
+
+class _Interrupt(Callback):
+    def __init__(self, hook):
+        self.hook = hook
+
+    def on_step_end(self, state):
+        if self.hook == "step" and state.epoch == 1:
+            raise KeyboardInterrupt
+
+    def on_epoch_end(self, state):
+        if self.hook == "epoch" and state.epoch == 1:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("hook", ["step", "epoch"])
+@pytest.mark.parametrize("warm_start", [False, True])
+def test_ctrl_c_leaves_the_classifier_as_it_was_and_no_thread(shapes, hook, warm_start):
+    classifier = create(warm_start=warm_start, batch_size=4, num_workers=2).fit(shapes.images, shapes.target)
+    before, logits = dict(vars(classifier)), classifier.decision_function(shapes.images)
+    classifier.set_params(max_epochs=3, callbacks=[_Interrupt(hook)])
+    with pytest.raises(KeyboardInterrupt):
+        classifier.fit(shapes.images, shapes.target[["triangle", "square", "circle"]])
+    after = vars(classifier)
+    assert all(after[name] is before[name] for name in before if name.endswith("_"))
+    np.testing.assert_array_equal(classifier.decision_function(shapes.images), logits)
+    assert [thread.name for thread in threading.enumerate() if "multilabelkit" in thread.name] == []
+
+
+def test_ctrl_c_leaves_a_new_classifier_unfitted(shapes):
+    classifier = create(max_epochs=3, callbacks=[_Interrupt("epoch")])
+    with pytest.raises(KeyboardInterrupt):
+        classifier.fit(shapes.images, shapes.target)
+    assert [name for name in vars(classifier) if name.endswith("_")] == []
+
+
+def test_a_warning_made_an_error_leaves_a_new_classifier_unfitted(shapes):
+    """pytest and careful users turn warnings into errors; the one about thresholds comes last of all."""
+    classifier = create(validation_fraction=0.15)
+    with pytest.raises(MultiLabelKitWarning, match=r"^Fewer than 5 known positives"):
+        classifier.fit(shapes.images, shapes.target)
+    assert [name for name in vars(classifier) if name.endswith("_")] == []
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    "method", ["decision_function", "predict_proba", "predict", "predict_labels", "score", "evaluate", "save"]
+)
+def test_an_unfitted_classifier_says_so(shapes, method, tmp_path):
+    arguments = {"score": [shapes.images, shapes.target], "evaluate": [shapes.images, shapes.target]}
+    arguments |= {"save": [tmp_path / "model"]}
+    with pytest.raises(NotFittedError, match=r"^This MultiLabelImageClassifier instance is not fitted yet"):
+        getattr(create(), method)(*arguments.get(method, [shapes.images]))
+
+
+SINGLE = np.zeros((8, 8, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("method", ["fit", "predict", "score"])
+@pytest.mark.parametrize(
+    ("X", "message"),
+    [
+        ([], "X is empty; pass at least one image."),
+        (np.empty((0, 8, 8)), "X is empty; pass at least one image."),
+        ("a.jpg", "X is a single path, 'a.jpg'; pass a list of paths: ['a.jpg']."),
+        (Image.fromarray(SINGLE), "X is a single PIL image of size (8, 8); pass a list of images: [image]."),
+        (SINGLE, "X is a single image, an array of shape (8, 8, 3); pass a list of images: [image] or image[None]."),
+        (
+            3,
+            "X must be a list of paths, PIL images or arrays, an array of shape (n_samples, H, W[, C]) or a pandas "
+            "column. Got int instead.",
+        ),
+    ],
+    ids=["empty list", "empty array", "path", "pil", "array", "number"],
+)
+def test_what_is_no_list_of_images_is_refused(fitted, method, X, message):
+    classifier = create() if method == "fit" else fitted
+    arguments = [X] if method == "predict" else [X, [["circle"]]]
+    with pytest.raises(InputError, match=whole(message)):
+        getattr(classifier, method)(*arguments)
+
+
+@pytest.mark.parametrize("method", ["fit", "score", "evaluate"])
+def test_lengths_that_differ_are_refused(fitted, shapes, method):
+    message = "X and y must have the same length. Got 48 images and labels for 47."
+    with pytest.raises(InputError, match=whole(message)):
+        getattr(copy.copy(fitted), method)(shapes.images, shapes.target[:47])
+
+
+@pytest.mark.parametrize("method", ["fit", "predict"])
+def test_all_missing_images_are_listed(fitted, shapes, paths, tmp_path, method):
+    missing = [str(tmp_path / "one.jpg"), str(tmp_path / "two.jpg")]
+    images = [missing[0], *paths[1:47], missing[1]]
+    message = (
+        f"Cannot decode 2 of 48 images in X; the first is '{missing[0]}' at row 0: the file does not exist. "
+        "Repair or remove them (all are listed in error.paths and error.rows)."
+    )
+    with pytest.raises(ImageDecodeError, match=whole(message)) as caught:
+        getattr(copy.copy(fitted), method)(images, *([shapes.target] if method == "fit" else []))
+    assert caught.value.paths == tuple(missing)
+    assert caught.value.rows == (0, 47)
+    assert caught.value.reasons == ("the file does not exist",) * 2
+
+
+def break_images(paths, folder):
+    """Return 48 paths of which rows 5, 20 and 47 are broken, each in its own way."""
+    broken = [folder / "empty.png", folder / "text.png", folder / "cut.png"]
+    broken[0].touch()
+    broken[1].write_text("no image")
+    broken[2].write_bytes(paths[47].read_bytes()[:100])
+    images = list(paths)
+    images[5], images[20], images[47] = broken
+    return images, tuple(map(str, broken))
+
+
+@pytest.mark.parametrize("kind", ["predict", "fit", "fit with head first"])
+def test_all_broken_images_are_listed(fitted, shapes, paths, tmp_path, kind):
+    """Wherever they lie: the split sends some to training and some to validation, and rows are those of X."""
+    images, broken = break_images(paths, tmp_path)
+    message = (
+        f"Cannot decode 3 of 48 images in X; the first is '{broken[0]}' at row 5: the file is empty. "
+        "Repair or remove them (all are listed in error.paths and error.rows)."
+    )
+    classifier = fitted if kind == "predict" else create("small_cnn" if kind == "fit" else TinyNetwork)
+    call = classifier.predict if kind == "predict" else partial(classifier.fit, y=shapes.target)
+    with pytest.raises(ImageDecodeError, match=whole(message)) as caught:
+        call(images)
+    assert caught.value.paths == broken
+    assert caught.value.rows == (5, 20, 47)
+    assert caught.value.reasons[:2] == ("the file is empty", "it is not an image file of a known format")
+    assert caught.value.reasons[2].startswith("the file is damaged or unsupported (")
+    assert [thread.name for thread in threading.enumerate() if "multilabelkit" in thread.name] == []
+
+
+def test_one_broken_image_is_named(fitted, paths, tmp_path):
+    empty = tmp_path / "empty.png"
+    empty.touch()
+    message = f"Cannot decode 1 of 3 images in X: '{empty}' at row 1: the file is empty. Repair or remove it."
+    with pytest.raises(ImageDecodeError, match=whole(message)):
+        fitted.predict([paths[0], empty, paths[1]])
+
+
+def test_a_broken_array_is_named_by_its_row(fitted, shapes):
+    images = [*shapes.images[:2], shapes.images[0] * 1.0]
+    message = (
+        "Cannot decode 1 of 3 images in X: '<ndarray>' at row 2: a float array must hold finite values in [0, 1]; "
+        "divide by 255 if it holds 0 to 255. Repair or remove it."
+    )
+    with pytest.raises(ImageDecodeError, match=whole(message)):
+        fitted.predict(images)
+
+
+def test_broken_images_of_the_validation_data_are_listed_by_their_rows_there(shapes, paths, tmp_path):
+    images, broken = break_images(paths, tmp_path)
+    message = (
+        f"Cannot decode 3 of 48 images in validation_data; the first is '{broken[0]}' at row 5: the file is empty. "
+        "Repair or remove them (all are listed in error.paths and error.rows)."
+    )
+    with pytest.raises(ImageDecodeError, match=whole(message)) as caught:
+        create().fit(shapes.images, shapes.target, validation_data=(images, shapes.target))
+    assert caught.value.paths == broken
+    assert caught.value.rows == (5, 20, 47)
+
+
+@pytest.mark.parametrize(
+    ("y", "parameters", "message"),
+    [
+        (
+            [list("circle"), list("square")] * 24,
+            {},
+            "Every label of y is a single letter, as if strings had been split: row 0 is "
+            "['c', 'i', 'r', 'c', 'l', 'e']. Pass the strings themselves, or classes=[...] if the letters are the "
+            "classes.",
+        ),
+        (
+            ["circle|square", "triangle"] * 24,
+            {},
+            "'circle|square' in row 0 of y looks like several labels in one string. Pass each row as one string with "
+            "label_sep='|' to split it, or name the classes with classes=[...].",
+        ),
+        (
+            np.tile([[1, -1], [0, 1]], (24, 1)),
+            {},
+            "y holds -1 (first at row 0, column 1) beside 0 or NaN, so -1 may mean absent or uncertain. Say which with "
+            'as_indicator(y, uncertain="missing"|"positive"|"negative").',
+        ),
+        (np.full((48, 2), np.nan), {}, "y holds no known label: every cell is NaN. Pass at least one 0 or 1."),
+        (
+            [[1, 0], [0, 1]] * 24,
+            {},
+            "y is a nested list of 0 and 1 with rows of equal length, which may be a table or integer labels. "
+            "Pass np.array(y) for a table with one column per class, or sets such as {0, 1} for labels.",
+        ),
+        ([[]] * 48, {}, "No row of y has a label, so there are no classes to learn. Name them with classes=[...]."),
+        ([["circle"]] * 48, {"classes": "circle"}, "classes must be a list of names. Got 'circle' instead."),
+        (
+            [["circle"]] * 48,
+            {"thresholds": {"circle": 0.1, "cycle": 0.2}},
+            "thresholds names unknown classes: 'cycle'. Did you mean 'circle'?",
+        ),
+        (
+            [["circle"]] * 48,
+            {"thresholds": [0.1, 0.2]},
+            "thresholds must hold one number for each of 1 classes. Got the shape (2,).",
+        ),
+    ],
+    ids=[
+        "letters",
+        "joined",
+        "minus one",
+        "all unknown",
+        "nested list",
+        "no label",
+        "classes as string",
+        "thresholds of other classes",
+        "too many thresholds",
+    ],
+)
+def test_bad_labels_are_refused_before_training(shapes, monkeypatch, y, parameters, message):
+    forbid_training(monkeypatch)
+    with pytest.raises(InputError, match=whole(message)):
+        create(**parameters).fit(shapes.images, y)
+
+
+def forbid_training(monkeypatch):
+    """Let nothing be computed: an error must come before that."""
+
+    def fail(*arguments, **keywords):
+        raise AssertionError("training began")
+
+    monkeypatch.setattr("multilabelkit.classifier.fit_network", fail)
+
+
+def test_an_unseen_label_at_score_time_is_named(fitted, shapes):
+    labels = as_labels(shapes.target)
+    labels[7] = ("sqare",)
+    message = (
+        "y holds 1 label(s) that are not among the 3 classes: 'sqare' in row 7. Did you mean 'square'? "
+        "Correct them, or name every class with classes=[...]."
+    )
+    for method in (fitted.score, fitted.evaluate):
+        with pytest.raises(InputError, match=whole(message)):
+            method(shapes.images, labels)
+
+
+def test_unknown_labels_alone_cannot_be_scored(fitted, shapes):
+    message = "y holds no known label: every cell is NaN. Pass at least one 0 or 1."
+    with pytest.raises(InputError, match=whole(message)):
+        fitted.score(shapes.images, np.full((48, 3), np.nan))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            {"sample_weight": [1, 2]},
+            "sample_weight must hold one finite weight >= 0 for each of the 48 images in X, not all 0. "
+            "Got an array of shape (2,).",
+        ),
+        (
+            {"sample_weight": [-1.0] + [1.0] * 47},
+            "sample_weight must hold one finite weight >= 0 for each of the 48 images in X, not all 0. "
+            "Got -1 at row 0.",
+        ),
+        ({"validation_data": 3}, "validation_data must be a pair (X, y). Got 3 instead."),
+        (
+            {"groups": [1] * 48},
+            "Cannot deal 1 groups to 2 parts: a part would stay empty. Ask for fewer parts, or pass finer groups.",
+        ),
+    ],
+    ids=["short weights", "negative weight", "no pair", "one group"],
+)
+def test_bad_arguments_of_fit_are_refused_before_training(shapes, monkeypatch, arguments, message):
+    forbid_training(monkeypatch)
+    with pytest.raises(InputError, match=whole(message)):
+        create().fit(shapes.images, shapes.target, **arguments)
+
+
+def test_one_image_is_too_few_for_a_validation_part(shapes):
+    message = (
+        "1 image(s) are too few to set a validation part of 0.4 aside; "
+        "pass more images, validation_data=(X, y), or validation_fraction=None."
+    )
+    with pytest.raises(InputError, match=whole(message)):
+        create().fit(shapes.images[:1], [["circle"]])
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        (
+            {"backbone": "resnet_50"},
+            "The backbone 'resnet_50' is unknown. Did you mean 'resnet50' or 'wide_resnet50_2' or 'seresnet50'? "
+            "Use 'small_cnn', 'plain_cnn', a name from timm.list_models(), or your own torch.nn.Module.",
+        ),
+        (
+            {"backbone_params": {"num_classes": 3}},
+            "backbone_params must not hold 'num_classes': the classifier sets it. Weights are chosen with the "
+            "'pretrained' parameter, and channels with 'color_mode'.",
+        ),
+        (
+            {"image_size": 8},
+            "image_size=8 is too small for the backbone 'small_cnn'; use at least 10.",
+        ),
+    ],
+    ids=["unknown backbone", "reserved keyword", "too small"],
+)
+def test_a_backbone_that_cannot_be_is_refused_before_training(shapes, monkeypatch, parameters, message):
+    forbid_training(monkeypatch)
+    with pytest.raises(InputError) as caught:
+        create(**parameters).fit(shapes.images, shapes.target)
+    names = re.compile(r"Did you mean .*\?")  # the nearest names depend on the version of timm
+    assert names.sub("?", str(caught.value)) == names.sub("?", message)
+    assert ("'resnet50'" in str(caught.value)) is ("'resnet50'" in message)
+
+
+def test_a_checkpoint_that_does_not_fit_names_the_keys(shapes, monkeypatch, tmp_path):
+    forbid_training(monkeypatch)
+    weights = TinyNetwork().state_dict()
+    weights["layers.0.weight"] = torch.zeros(4, 3, 5, 5)
+    weights["extra"] = weights.pop("layers.1.bias")
+    torch.save(weights, tmp_path / "weights.pt")
+    message = (
+        f"The checkpoint '{tmp_path / 'weights.pt'}' does not fit the backbone; of its keys, 1 missing (first: "
+        "layers.1.bias); 1 unexpected (first: extra); 1 of another shape (first: layers.0.weight is (4, 3, 5, 5), not "
+        "(4, 3, 3, 3)). Pass the checkpoint of this very architecture, or name the architecture it was made with."
+    )
+    with pytest.raises(InputError, match=whole(message)):
+        create(TinyNetwork, pretrained=tmp_path / "weights.pt").fit(shapes.images, shapes.target)
+
+
+def test_an_unwritable_save_folder_is_named(fitted, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(InputError, match=r"^The model cannot be saved to '.*/file': it is a file or a link\. Choose"):
+        fitted.save(tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+# Manners
+
+
+def test_parameters_are_keyword_only_after_the_backbone():
+    first, *others = list(inspect.signature(MultiLabelImageClassifier).parameters.values())
+    assert (first.name, first.default) == ("backbone", "resnet50")
+    assert all(parameter.kind is parameter.KEYWORD_ONLY for parameter in others)
+
+
+def test_every_parameter_is_documented_in_order():
+    section = MultiLabelImageClassifier.__doc__.split("Parameters\n")[1].split("Attributes\n")[0]
+    documented = re.findall(r"^    (\w+) : ", section, flags=re.MULTILINE)
+    assert documented == list(inspect.signature(MultiLabelImageClassifier).parameters)
+
+
+def test_tags_say_multi_label_and_images():
+    tags = create().__sklearn_tags__()
+    assert tags.classifier_tags.multi_label
+    assert not tags.classifier_tags.multi_class
+    assert tags.target_tags.multi_output
+    assert tags.input_tags.string
+    assert tags.input_tags.three_d_array
+    assert not tags.input_tags.two_d_array
+    assert not tags.non_deterministic
+    assert create(random_state=None).__sklearn_tags__().non_deterministic

@@ -1,0 +1,307 @@
+import inspect
+import re
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from multilabelkit import fitting
+from multilabelkit.classifier import MultiLabelImageClassifier
+from multilabelkit.data.images import InputSpec
+from multilabelkit.data.loading import PixelReader, iterate_evaluation
+from multilabelkit.errors import ImageDecodeError, InputError
+from multilabelkit.fitting import (
+    BaseImageClassifier,
+    check_classifier,
+    check_same_length,
+    check_validation_data,
+    choose_validation_rows,
+    draw_seed,
+    has_learnt_features,
+    list_bad_images,
+    start_head,
+    start_network,
+)
+from multilabelkit.nn.heads import LinearHead
+from multilabelkit.nn.network import Network
+from multilabelkit.training import Callback
+from multilabelkit.training.loop import LabelledImages
+
+
+def whole(message):
+    return f"^{re.escape(message)}$"
+
+
+@pytest.mark.parametrize(
+    ("parameters", "must", "got"),
+    [
+        ({"backbone": 50}, "a name, a torch.nn.Module or a callable", "50"),
+        ({"image_size": 0}, "an integer >= 1, or None", "0"),
+        ({"image_size": 32.0}, "an integer >= 1, or None", "32.0"),
+        ({"color_mode": "gray"}, "'rgb' or 'grey'", "'gray'"),
+        ({"normalization": "imagenet"}, "'pretrained' or 'unit', or a pair (mean, std) with std > 0", "'imagenet'"),
+        ({"normalization": "01"}, "'pretrained' or 'unit', or a pair (mean, std) with std > 0", "'01'"),
+        ({"normalization": (0.5, 0)}, "'pretrained' or 'unit', or a pair (mean, std) with std > 0", "(0.5, 0)"),
+        ({"normalization": (0.5, (1, 1, 1))}, "'pretrained' or 'unit', or a pair (mean, std) with std > 0", None),
+        ({"normalization": ((0, 0), (1, 1))}, "'pretrained' or 'unit', or a pair (mean, std) with std > 0", None),
+        ({"normalization": (float("nan"), 1)}, "'pretrained' or 'unit', or a pair (mean, std) with std > 0", None),
+        ({"normalization": {0.5: 0, 0.25: 0}}, "'pretrained' or 'unit', or a pair (mean, std) with std > 0", None),
+        ({"augment": True}, "'light', 'standard' or None", "True"),
+        ({"pixel_cache": "disk"}, "'memory' or None", "'disk'"),
+        ({"label_sep": ""}, "None or a string of at least one letter", "''"),
+        ({"pretrained": None}, "True or False, or a path", "None"),
+        ({"pretrained": 1}, "True or False, or a path", "1"),
+        ({"backbone_params": [("a", 1)]}, "None or a dict", "[('a', 1)]"),
+        ({"head": "mlp"}, "'linear' or None", "'mlp'"),
+        ({"dropout": 1}, "a number >= 0 and < 1", "1"),
+        ({"head_first": "yes"}, "True or False", "'yes'"),
+        ({"learning_rate": 0}, "a number > 0", "0"),
+        ({"backbone_lr_factor": -1}, "a number > 0", "-1"),
+        ({"weight_decay": -0.1}, "a number >= 0", "-0.1"),
+        ({"max_epochs": 0}, "an integer >= 1", "0"),
+        ({"batch_size": 0.5}, "an integer >= 1", "0.5"),
+        ({"ema": 1.0}, "a number >= 0 and < 1, or None", "1.0"),
+        ({"warm_start": None}, "True or False", "None"),
+        ({"validation_fraction": 0}, "a number > 0 and < 1, or None", "0"),
+        ({"validation_fraction": 1}, "a number > 0 and < 1, or None", "1"),
+        ({"thresholds": "f3"}, "'f1' or 'global', or a number, one per class, a dict by class", "'f3'"),
+        ({"thresholds": None}, "'f1' or 'global', or a number, one per class, a dict by class", "None"),
+        ({"device": "gpu"}, "'auto' or the name of a torch device", "'gpu'"),
+        ({"device": None}, "'auto' or the name of a torch device", "None"),
+        ({"precision": "fp16"}, "'auto', 'bf16' or 'fp32'", "'fp16'"),
+        ({"num_workers": -1}, "an integer >= 0, or None", "-1"),
+        ({"random_state": -1}, "an integer >= 0 and <= 4294967295, or None, or a numpy RandomState", "-1"),
+        ({"verbose": None}, "an integer >= 0", "None"),
+        ({"callbacks": Callback()}, "None or a list of multilabelkit.training.Callback", None),
+        ({"callbacks": [Callback]}, "None or a list of multilabelkit.training.Callback", None),
+    ],
+    ids=lambda value: "-".join(f"{k}={str(v)[:20]}" for k, v in value.items()) if isinstance(value, dict) else None,
+)
+def test_a_wrong_parameter_is_named_before_anything_else_happens(parameters, must, got):
+    (name, value), *_ = parameters.items()
+    got = repr(value) if got is None else got
+    message = f"The {name!r} parameter of MultiLabelImageClassifier must be {must}. Got {got} instead."
+    with pytest.raises(InputError, match=whole(message)):
+        MultiLabelImageClassifier(**parameters).fit(None, None)
+
+
+def test_every_parameter_but_the_classes_is_in_the_table():
+    """The classes are checked with the labels."""
+    assert set(inspect.signature(BaseImageClassifier).parameters) - {"classes"} == set(fitting._PARAMETERS)
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {},
+        {"backbone": nn.Identity(), "head": None},
+        {"backbone": nn.Identity},
+        {"normalization": (0.5, 0.5)},
+        {"normalization": [[0.5], [0.5]]},
+        {"normalization": np.array([[0.5, 0.4, 0.3], [1, 1, 1]])},
+        {"thresholds": [0.1, 0.2]},
+        {"thresholds": {"a": 0.5}},
+        {"augment": np.str_("light")},
+        {"device": "cuda:1"},
+        {"device": torch.device("cpu")},
+        {"random_state": np.random.RandomState(0)},
+        {"callbacks": ()},
+        {"max_epochs": np.int64(3), "learning_rate": np.float32(0.1)},
+    ],
+    ids=str,
+)
+def test_rightful_parameters_pass(parameters):
+    check_classifier(MultiLabelImageClassifier(**parameters))
+
+
+def test_init_only_assigns():
+    """clone() and grid search need a constructor that neither checks nor changes anything."""
+    values = {name: object() for name in inspect.signature(BaseImageClassifier).parameters}
+    classifier = BaseImageClassifier(**values)
+    assert vars(classifier) == values
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "cache_dir",
+        "checkpoint_path",
+        "in_chans",
+        "model_name",
+        "num_classes",
+        "pretrained",
+        "pretrained_cfg",
+        "pretrained_cfg_overlay",
+    ],
+)
+def test_reserved_keywords_of_timm_are_refused(name):
+    message = (
+        f"backbone_params must not hold '{name}': the classifier sets it. Weights are chosen with the 'pretrained' "
+        "parameter, and channels with 'color_mode'."
+    )
+    with pytest.raises(InputError, match=whole(message)):
+        check_classifier(MultiLabelImageClassifier(backbone_params={"drop_rate": 0.1, name: 1}))
+
+
+def test_check_same_length_counts_both():
+    check_same_length([1, 2], np.zeros((2, 1)))
+    with pytest.raises(InputError, match=whole("X and y must have the same length. Got 3 images and labels for 2.")):
+        check_same_length([1, 2, 3], np.zeros((2, 1)))
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (3, "validation_data must be a pair (X, y). Got 3 instead."),
+        ((1, 2, 3), "validation_data must be a pair (X, y). Got (1, 2, 3) instead."),
+        (([], []), "In validation_data: X is empty; pass at least one image."),
+        (("a.jpg", [["sea"]]), "In validation_data: X is a single path, 'a.jpg'; pass a list of paths: ['a.jpg']."),
+        (
+            ([np.zeros((8, 8))], [["sea"], []]),
+            "In validation_data: X and y must have the same length. Got 1 images and labels for 2.",
+        ),
+        (
+            ([np.zeros((8, 8))], [["sae"]]),
+            "In validation_data: y holds 1 label(s) that are not among the 2 classes: 'sae' in row 0. "
+            "Did you mean 'sea'? Correct them, or name every class with classes=[...].",
+        ),
+    ],
+    ids=["number", "three", "empty", "one path", "lengths", "unseen label"],
+)
+def test_what_is_wrong_with_the_validation_data_says_so(data, message):
+    with pytest.raises(InputError, match=whole(message)):
+        check_validation_data(data, classes=np.array(["sea", "sun"]), label_sep=None)
+
+
+def test_missing_validation_images_are_listed_by_their_rows_there(tmp_path):
+    paths = [str(tmp_path / f"{name}.png") for name in "ab"]
+    message = (
+        f"Cannot decode 2 of 3 images in validation_data; the first is '{paths[0]}' at row 1: the file does not exist. "
+        "Repair or remove them (all are listed in error.paths and error.rows)."
+    )
+    with pytest.raises(ImageDecodeError, match=whole(message)) as caught:
+        check_validation_data(
+            ([np.zeros((8, 8)), *paths], [[], ["sea"], ["sea"]]), classes=np.array(["sea"]), label_sep=None
+        )
+    assert caught.value.paths == tuple(paths)
+    assert caught.value.rows == (1, 2)
+
+
+@pytest.mark.parametrize(("n_samples", "fraction", "n_valid"), [(48, 0.15, 7), (2, 0.01, 1), (10, 0.5, 5), (3, 0.4, 1)])
+def test_validation_rows_are_the_wanted_share_and_at_least_one(n_samples, fraction, n_valid):
+    targets = np.tile([[1.0, 0.0]], (n_samples, 1))
+    train, valid = choose_validation_rows(targets, fraction=fraction, groups=None, seed=0)
+    assert len(valid) == n_valid
+    assert sorted([*train, *valid]) == list(range(n_samples))
+
+
+@pytest.mark.parametrize(("n_samples", "fraction"), [(1, 0.15), (3, 0.9)])
+def test_too_few_images_for_a_validation_part_say_what_to_do(n_samples, fraction):
+    message = (
+        f"{n_samples} image(s) are too few to set a validation part of {fraction:g} aside; "
+        "pass more images, validation_data=(X, y), or validation_fraction=None."
+    )
+    with pytest.raises(InputError, match=whole(message)):
+        choose_validation_rows(np.ones((n_samples, 1)), fraction=fraction, groups=None, seed=0)
+
+
+def test_validation_rows_are_stratified_and_groups_stay_whole():
+    targets = np.zeros((40, 2), dtype=np.float32)
+    targets[::10, 0] = 1  # 4 of 40
+    _, valid = choose_validation_rows(targets, fraction=0.25, groups=None, seed=0)
+    assert targets[valid, 0].sum() == 1
+    groups = np.repeat(np.arange(10), 4)
+    train, valid = choose_validation_rows(targets, fraction=0.25, groups=groups, seed=0)
+    assert not set(groups[train]) & set(groups[valid])
+
+
+def test_one_seed_follows_from_the_random_state():
+    assert draw_seed(3) == draw_seed(3)
+    generator = np.random.RandomState(3)
+    assert draw_seed(generator) == draw_seed(3)
+    assert draw_seed(generator) != draw_seed(3)  # a generator goes on
+    assert draw_seed(None) != draw_seed(None)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "expected"),
+    [
+        ({"backbone": "resnet18"}, True),
+        ({"backbone": "resnet18", "pretrained": False}, False),
+        ({"backbone": "resnet18", "pretrained": "weights.pt"}, True),
+        ({"backbone": "small_cnn"}, False),
+        ({"backbone": "small_cnn", "pretrained": "weights.pt"}, True),
+        ({"backbone": nn.Identity()}, True),
+        ({"backbone": nn.Identity(), "pretrained": False}, False),
+    ],
+)
+def test_only_a_backbone_with_weights_has_learnt_features(parameters, expected):
+    assert has_learnt_features(MultiLabelImageClassifier(**parameters)) is expected
+
+
+def test_start_network_copies_a_module_of_the_caller(tiny_network):
+    network, _ = start_network(MultiLabelImageClassifier(tiny_network, image_size=32), n_classes=2)
+    assert network.backbone is not tiny_network
+    assert torch.equal(network.backbone[0].weight, tiny_network[0].weight)
+
+
+def test_start_network_copies_the_fitted_one_with_warm_start(tiny_network):
+    classifier = MultiLabelImageClassifier(tiny_network, image_size=32)
+    classifier.network_, classifier.input_spec_ = start_network(classifier, n_classes=2)
+    fresh, _ = start_network(classifier, n_classes=3)
+    assert fresh.head.linear.out_features == 3
+    network, spec = start_network(classifier.set_params(warm_start=True), n_classes=2)
+    assert network is not classifier.network_
+    assert torch.equal(network.head.linear.weight, classifier.network_.head.linear.weight)
+    assert spec is classifier.input_spec_
+
+
+class _Mean(nn.Module):
+    def forward(self, images):
+        return images.mean(dim=(2, 3))
+
+
+@pytest.mark.parametrize("learn", [False, True])
+def test_start_head_begins_at_the_class_frequencies(learn):
+    """By hand: 3 of 4 known images have the first class, of the second nothing is known."""
+    images = [np.full((8, 8, 3), value, dtype=np.uint8) for value in (10, 20, 30, 200)]
+    targets = np.array([[1, np.nan], [1, np.nan], [1, np.nan], [0, np.nan]], dtype=np.float32)
+    spec = InputSpec(size=7, channels=3, mean=(0.0,) * 3, std=(1.0,) * 3)
+    network = Network(_Mean(), LinearHead(3, 2, dropout=0.0))
+    reader = PixelReader(images, size=8, color_mode="rgb", cache=False)
+    settings = type("Settings", (), {"batch_size": 3, "num_workers": 0})
+    settings.device, settings.dtype = torch.device("cpu"), torch.float32
+    start_head(network, spec, LabelledImages(reader, targets), settings=settings, learn=learn)
+    linear = network.head.linear
+    if learn:
+        features = torch.tensor([[value / 255] * 3 for value in (10, 20, 30, 200)])
+        first = linear(features)[:, 0]
+        assert (first[:3] > first[3]).all()
+        assert first[3] < 0 < first[2]
+    else:
+        np.testing.assert_allclose(linear.bias.detach(), [np.log(3), 0], atol=1e-6)
+
+
+def test_resized_brings_batches_to_the_size_of_the_network():
+    reader = PixelReader([np.full((9, 9, 3), 7, dtype=np.uint8)] * 2, size=8, color_mode="rgb", cache=False)
+    spec = InputSpec(size=7, channels=3, mean=(0.0,) * 3, std=(1.0,) * 3)
+    (batch,) = fitting._resized(iterate_evaluation(reader, batch_size=2, num_workers=0), spec)
+    assert batch.pixels.shape == (2, 7, 7, 3)
+    assert (batch.pixels == 7).all()
+
+
+def test_list_bad_images_lists_missing_ones_first_then_broken_ones(tmp_path):
+    (tmp_path / "empty.png").touch()
+    (tmp_path / "text.png").write_text("no image")
+    sources = [np.zeros((8, 8)), tmp_path / "empty.png", tmp_path / "text.png"]
+    classifier = MultiLabelImageClassifier(num_workers=2)
+    with pytest.raises(ImageDecodeError) as caught:
+        list_bad_images(classifier, sources)
+    assert caught.value.rows == (1, 2)
+    assert caught.value.reasons == ("the file is empty", "it is not an image file of a known format")
+    with pytest.raises(
+        ImageDecodeError, match=r"^Cannot decode 1 of 4 images in validation_data: '.*gone\.png' at row 3"
+    ):
+        list_bad_images(classifier, [*sources, tmp_path / "gone.png"], where="validation_data")
+    list_bad_images(classifier, sources[:1])
