@@ -34,3 +34,31 @@ def tiny_network():
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.ReLU(), nn.Conv2d(8, 16, 3, stride=2), nn.ReLU())
+
+
+_skipped_for_a_package = []
+
+
+def _note_missing_package(report):
+    if report.skipped and "could not import" in str(report.longrepr):
+        _skipped_for_a_package.append(report.nodeid)
+
+
+def pytest_runtest_logreport(report):
+    _note_missing_package(report)
+
+
+def pytest_collectreport(report):
+    _note_missing_package(report)
+
+
+def pytest_sessionfinish(session):
+    """In CI the extra 'test' brings every package, so that a test skipped for a missing one would go unnoticed."""
+    if os.environ.get("CI") and _skipped_for_a_package:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter):
+    if os.environ.get("CI") and _skipped_for_a_package:
+        terminalreporter.section("skipped for a missing package, which CI does not allow", red=True)
+        terminalreporter.write_line("\n".join(_skipped_for_a_package))

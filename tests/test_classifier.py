@@ -906,3 +906,19 @@ def test_tags_say_multi_label_and_images():
     assert not tags.input_tags.two_d_array
     assert not tags.non_deterministic
     assert create(random_state=None).__sklearn_tags__().non_deterministic
+
+
+def test_broken_validation_image_is_found_before_the_first_step(shapes, tmp_path):
+    class Count(Callback):
+        n_steps = 0
+
+        def on_step_end(self, state):
+            self.n_steps += 1
+
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no image")
+    counter = Count()
+    classifier = MultiLabelImageClassifier("small_cnn", image_size=32, max_epochs=1, verbose=0, callbacks=[counter])
+    with pytest.raises(ImageDecodeError, match=r"broken\.png"):
+        classifier.fit(shapes.images, shapes.target, validation_data=([str(broken)], shapes.target[:1]))
+    assert counter.n_steps == 0

@@ -308,9 +308,9 @@ def test_groups_reach_the_splitter_through_metadata_routing():
 
 def test_splitters_show_their_parameters():
     splitter = MultiLabelStratifiedKFold(3, shuffle=False)
-    assert repr(splitter) == "MultiLabelStratifiedKFold(n_splits=3, random_state=None, shuffle=False)"
+    assert repr(splitter) == "MultiLabelStratifiedKFold(label_sep=None, n_splits=3, random_state=None, shuffle=False)"
     assert repr(MultiLabelStratifiedShuffleSplit(3, test_size=0.1)) == (
-        "MultiLabelStratifiedShuffleSplit(n_splits=3, random_state=None, test_size=0.1)"
+        "MultiLabelStratifiedShuffleSplit(label_sep=None, n_splits=3, random_state=None, test_size=0.1)"
     )
     search = clone(GridSearchCV(DummyClassifier(), {}, cv=splitter))
     assert repr(search.cv) == repr(splitter)
@@ -417,3 +417,17 @@ SIZE_RULE = "a number > 0 and < 1, or an integer >= 1"
 def test_wrong_arguments_are_refused(call, message):
     with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
         call()
+
+
+def test_every_splitter_splits_strings_by_label_sep():
+    strings = ["sea|sunset", "sea", "sunset", "", "sea|sunset", "sea", "sunset", ""]
+    lists = [string.split("|") if string else [] for string in strings]
+    rows = np.arange(len(strings))
+    for kind in (MultiLabelStratifiedKFold, MultiLabelStratifiedShuffleSplit):
+        expected = list(kind(2, random_state=0).split(rows, lists))
+        found = list(kind(2, random_state=0, label_sep="|").split(rows, strings))
+        for one, other in zip(expected, found, strict=True):
+            np.testing.assert_array_equal(one[1], other[1])
+    expected_test = multilabel_train_test_split(rows, lists, random_state=0)[1]
+    found_test = multilabel_train_test_split(rows, strings, random_state=0, label_sep="|")[1]
+    np.testing.assert_array_equal(expected_test, found_test)

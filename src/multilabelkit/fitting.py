@@ -323,6 +323,10 @@ def fit_network(
     valid_images = None
     if valid is not None:
         valid_images = LabelledImages(read(valid[0], spec.size), valid[1])
+        for _ in iterate_evaluation(
+            valid_images.reader, batch_size=settings.batch_size, num_workers=settings.num_workers
+        ):
+            pass  # a broken one shows now, not after the first epoch; the cache keeps the others
     if is_new and isinstance(network.head, LinearHead):
         start_head(
             network,

@@ -41,6 +41,8 @@ class MultiLabelStratifiedKFold(BaseCrossValidator):
     random_state : int, RandomState instance or None, default=None
         Seed of that chance. None gives other folds at each call; give an integer to compare models on the same
         folds. Must be None if `shuffle` is False.
+    label_sep : str, default=None
+        Separator of labels given as one string a row, such as ``"|"``.
 
     See Also
     --------
@@ -67,10 +69,12 @@ class MultiLabelStratifiedKFold(BaseCrossValidator):
         *,
         shuffle: bool = True,
         random_state: int | np.random.RandomState | None = None,
+        label_sep: str | None = None,
     ) -> None:
         self.n_splits = n_splits
         self.shuffle = shuffle
         self.random_state = random_state
+        self.label_sep = label_sep
 
     def get_n_splits(self, X: Any = None, y: Any = None, groups: Any = None) -> int:
         """Return the number of folds; the arguments are ignored."""
@@ -105,7 +109,7 @@ class MultiLabelStratifiedKFold(BaseCrossValidator):
                 f"random_state={shorten(self.random_state)} has no effect with shuffle=False in {owner}. "
                 "Leave it out, or set shuffle=True."
             )
-        present = _encode_present(X, y, owner=owner)
+        present = _encode_present(X, y, owner=owner, label_sep=self.label_sep)
         n_samples = len(present)
         if self.n_splits > n_samples:
             raise InputError(
@@ -132,6 +136,8 @@ class MultiLabelStratifiedShuffleSplit(BaseCrossValidator):
         nearly as the groups allow.
     random_state : int, RandomState instance or None, default=None
         Seed of the splits. None gives other splits at each call.
+    label_sep : str, default=None
+        Separator of labels given as one string a row, such as ``"|"``.
 
     See Also
     --------
@@ -157,10 +163,12 @@ class MultiLabelStratifiedShuffleSplit(BaseCrossValidator):
         *,
         test_size: float = 0.2,
         random_state: int | np.random.RandomState | None = None,
+        label_sep: str | None = None,
     ) -> None:
         self.n_splits = n_splits
         self.test_size = test_size
         self.random_state = random_state
+        self.label_sep = label_sep
 
     def get_n_splits(self, X: Any = None, y: Any = None, groups: Any = None) -> int:
         """Return the number of splits; the arguments are ignored."""
@@ -190,7 +198,7 @@ class MultiLabelStratifiedShuffleSplit(BaseCrossValidator):
         """
         owner = type(self).__name__
         check_parameters(owner, vars(self), _select("n_splits", "test_size", "random_state"))
-        present = _encode_present(X, y, owner=owner)
+        present = _encode_present(X, y, owner=owner, label_sep=self.label_sep)
         sizes = _count_sides(len(present), self.test_size)
         generator = check_random_state(self.random_state)
         for _ in range(self.n_splits):
@@ -205,6 +213,7 @@ def multilabel_train_test_split(
     test_size: float = 0.2,
     random_state: int | np.random.RandomState | None = None,
     groups: Any = None,
+    label_sep: str | None = None,
 ) -> tuple[Any, Any, Any, Any]:
     """Split images and their labels in two, each side with its share of every label.
 
@@ -224,6 +233,8 @@ def multilabel_train_test_split(
         Seed of the split. None gives another split at each call.
     groups : array-like of shape (n_samples,), default=None
         Rows of one group (a patient, a video) never lie on different sides.
+    label_sep : str, default=None
+        Separator of labels given as one string a row, such as ``"|"``.
 
     Returns
     -------
@@ -251,7 +262,7 @@ def multilabel_train_test_split(
     check_parameters(
         owner, {"test_size": test_size, "random_state": random_state}, _select("test_size", "random_state")
     )
-    present = _encode_present(X, y, owner=owner)
+    present = _encode_present(X, y, owner=owner, label_sep=label_sep)
     side = split_rows(present, sizes=_count_sides(len(present), test_size), groups=groups, random_state=random_state)
     train, test = np.flatnonzero(side == 0), np.flatnonzero(side == 1)
     return _take_rows(X, train), _take_rows(X, test), _take_rows(y, train), _take_rows(y, test)
@@ -262,11 +273,11 @@ def _select(*names: str) -> dict[str, list[Constraint]]:
     return {name: _TABLE[name] for name in names}
 
 
-def _encode_present(X: Any, y: Any, *, owner: str) -> np.ndarray:
+def _encode_present(X: Any, y: Any, *, owner: str, label_sep: str | None) -> np.ndarray:
     """Return which labels are present, shape (n_samples, n_classes), for y that fits X."""
     if y is None:
         raise InputError(f"{owner} stratifies by labels and needs y. Got None.")
-    present = encode_labels(y)[0] == 1
+    present = encode_labels(y, label_sep=label_sep)[0] == 1
     n_samples = X.shape[0] if hasattr(X, "shape") else len(X)
     if n_samples != len(present):
         raise InputError(f"X and y must have the same length. Got {n_samples} and {len(present)}.")

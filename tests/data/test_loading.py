@@ -9,7 +9,13 @@ from PIL import Image
 
 from multilabelkit.data import loading
 from multilabelkit.data.images import decode_image
-from multilabelkit.data.loading import PixelReader, count_workers, iterate_evaluation, iterate_training
+from multilabelkit.data.loading import (
+    PixelReader,
+    count_batches,
+    count_workers,
+    iterate_evaluation,
+    iterate_training,
+)
 from multilabelkit.data.transforms import AUGMENTATIONS, Augmentation, augment_pixels, resize_pixels
 from multilabelkit.errors import ImageDecodeError
 
@@ -233,3 +239,12 @@ def test_workers_decode_only_a_few_batches_ahead():
     time.sleep(0.1)  # time enough to decode all 23
     assert reader.n_decoded <= 3
     batches.close()
+
+
+@pytest.mark.parametrize(
+    ("n_images", "batch_size", "sizes"),
+    [(3, 2, [3]), (5, 2, [3, 2]), (1, 2, [1]), (33, 32, [17, 16]), (64, 32, [32, 32]), (3, 1, [1, 1, 1])],
+)
+def test_no_training_batch_holds_one_image_unless_asked(n_images, batch_size, sizes):
+    parts = np.array_split(np.arange(n_images), count_batches(n_images, batch_size))
+    assert [len(part) for part in parts] == sizes

@@ -455,3 +455,26 @@ def test_real_pretrained_weights_load(shared_data, channels):
     assert len(shared) >= len(own) - (channels == 1) - sum(key.endswith("num_batches_tracked") for key in own)
     assert all(torch.equal(own[key], weights[key]) for key in shared)
     assert n_features(network, 64, channels=channels) == (2, 1280)
+
+
+def test_backbone_params_that_break_timm_are_refused():
+    message = (
+        "The backbone 'resnet10t' does not accept backbone_params={'act_layer': 'nonsense'}: 'nonsense'. "
+        "Remove or correct that keyword."
+    )
+    with pytest.raises(InputError, match=whole(message)):
+        create("resnet10t", act_layer="nonsense")
+
+
+@pytest.mark.parametrize(
+    ("backbone", "kind"),
+    [("small_cnn", "'small_cnn'"), ("plain_cnn", "'plain_cnn'"), (nn.Flatten(), "an instance of Flatten")],
+    ids=["small_cnn", "plain_cnn", "module"],
+)
+def test_backbone_params_are_refused_where_nothing_takes_them(backbone, kind):
+    message = (
+        f"The backbone is {kind} and takes no backbone_params. Got {{'width': 3}}; leave them out, "
+        "or pass a class or function as the backbone."
+    )
+    with pytest.raises(InputError, match=whole(message)):
+        create(backbone, width=3)

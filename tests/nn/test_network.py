@@ -212,3 +212,8 @@ def test_network_saves_and_loads_its_weights(tiny_network):
     other = create(nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.ReLU(), nn.Conv2d(8, 16, 3, stride=2)))[0]
     other.load_state_dict(network.state_dict())
     assert all(torch.equal(value, other.state_dict()[key]) for key, value in network.state_dict().items())
+
+
+@pytest.mark.parametrize("one", [0.5, np.float32(0.5), (0.5,), np.array([0.5]), [0.5] * 3], ids=repr)
+def test_normalization_takes_numbers_of_every_kind(one):
+    assert create(normalization=(one, one))[1].mean == (0.5, 0.5, 0.5)

@@ -391,3 +391,16 @@ def test_training_without_a_head_trains_the_backbone(shapes, train):
     network = Network(nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 3)), None)
     state = fit(network, train, learning_rate=1e-3, max_epochs=6)
     assert state.history[-1]["train_loss"] < state.history[0]["train_loss"]
+
+
+def test_lowest_training_loss_is_best_where_no_validation_label_is_known(network, train, shapes):
+    unknown = np.full((16, 3), np.nan, dtype=np.float32)
+    state = train_network(
+        network,
+        train,
+        label(shapes, slice(32, 48), targets=unknown),
+        spec=create_spec(),
+        settings=create_settings(ema=0.9),
+    )
+    losses = [row["train_loss"] for row in state.history]
+    assert state.best_epoch == int(np.argmin(losses))

@@ -86,6 +86,16 @@ def count_workers(num_workers: int | None) -> int:
     return min(8, os.cpu_count() or 1) if num_workers is None else num_workers
 
 
+def count_batches(n_images: int, batch_size: int) -> int:
+    """Return how many batches of nearly equal size a training epoch has.
+
+    No batch holds a single image unless `batch_size` says so: with an odd number of images and batches of two, one
+    batch holds three.
+    """
+    n_batches = math.ceil(n_images / batch_size)
+    return max(1, n_images // 2) if batch_size == 2 else n_batches
+
+
 def iterate_evaluation(reader: PixelReader, *, batch_size: int, num_workers: int) -> Generator[Batch, None, None]:
     """Yield all images in order, without augmentation."""
     rows = np.arange(len(reader.sources))
@@ -109,7 +119,7 @@ def iterate_training(
     changes nothing. Batches differ in size by one image at most, because a last batch of one would upset batch norm.
     """
     order = np.random.default_rng((seed, epoch)).permutation(len(reader.sources))
-    parts = np.array_split(order, math.ceil(len(order) / batch_size))
+    parts = np.array_split(order, count_batches(len(order), batch_size))
 
     def load(rows: np.ndarray) -> Batch:
         if augmentation is None:

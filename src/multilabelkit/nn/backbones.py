@@ -156,6 +156,12 @@ def create_backbone(
     """
     if isinstance(backbone, str) and backbone not in OWN_BACKBONES:
         return _create_timm(backbone, in_chans, image_size, pretrained, backbone_params)
+    if backbone_params and isinstance(backbone, (str, nn.Module)):
+        kind = repr(backbone) if isinstance(backbone, str) else f"an instance of {type(backbone).__name__}"
+        raise InputError(
+            f"The backbone is {kind} and takes no backbone_params. Got {shorten(dict(backbone_params))}; "
+            "leave them out, or pass a class or function as the backbone."
+        )
     if backbone == SMALL_CNN:
         network: nn.Module = SmallCNN(in_chans=in_chans, image_size=image_size or 150)
     elif backbone == PLAIN_CNN:
@@ -187,7 +193,9 @@ def _create_timm(name, in_chans, image_size, pretrained, backbone_params) -> nn.
         raise InputError(
             f"The pretrained weights of {name!r} cannot be downloaded: {error} {_NO_DOWNLOAD_ADVICE}"
         ) from error
-    except TypeError as error:
+    except (TypeError, ValueError, RuntimeError, KeyError, AttributeError, AssertionError) as error:
+        if not backbone_params:
+            raise
         raise InputError(
             f"The backbone {name!r} does not accept backbone_params={shorten(dict(backbone_params))}: {error}. "
             "Remove or correct that keyword."

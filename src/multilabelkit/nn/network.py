@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from timm.data import resolve_model_data_config
 from torch import nn
@@ -143,7 +144,7 @@ def _default_size(backbone: nn.Module) -> int:
 
 def _per_channel(value: Any, in_chans: int) -> tuple[float, ...]:
     """Repeat a number, or fold three colour values into one for greyscale."""
-    values = (float(value),) if isinstance(value, (int, float)) else tuple(float(v) for v in value)
+    values = tuple(np.atleast_1d(np.asarray(value, dtype=float)).tolist())
     if len(values) == in_chans:
         return values
     return (sum(values) / len(values),) * in_chans

@@ -16,7 +16,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from multilabelkit import metrics
 from multilabelkit.data.images import InputSpec
-from multilabelkit.data.loading import Batch, PixelReader, iterate_evaluation, iterate_training
+from multilabelkit.data.loading import Batch, PixelReader, count_batches, iterate_evaluation, iterate_training
 from multilabelkit.data.transforms import Augmentation, to_network_input
 from multilabelkit.errors import MultiLabelKitError
 from multilabelkit.inference import autocast, predict_logits
@@ -79,7 +79,7 @@ def train_network(
     state : TrainState
         With the history and the reason of an early stop.
     """
-    n_steps = math.ceil(len(train.targets) / settings.batch_size)
+    n_steps = count_batches(len(train.targets), settings.batch_size)
     state = TrainState(network=network, n_epochs=settings.max_epochs, n_steps=n_steps)
     run = _Run(network, train, spec=spec, settings=settings, n_steps=n_steps)
     best_score, best_weights = -math.inf, None
@@ -211,9 +211,9 @@ def sigmoid(logits: np.ndarray) -> np.ndarray:
 
 
 def _score_epoch(row: dict[str, Any]) -> float:
-    """Say how good an epoch was, higher being better: by mAP, or by the loss where there is none."""
-    value = row.get("valid_map", math.nan)
-    return value if math.isfinite(value) else -row.get("valid_loss", row["train_loss"])
+    """Say how good an epoch was, higher being better: by mAP, or by a loss where nothing known tells more."""
+    scores = (row.get("valid_map", math.nan), -row.get("valid_loss", math.nan), -row["train_loss"])
+    return next(score for score in scores if math.isfinite(score))
 
 
 def _copy_weights(network: Network) -> dict[str, torch.Tensor]:
