@@ -1,6 +1,9 @@
 import copy
 import inspect
+import os
 import re
+import subprocess
+import sys
 import threading
 from functools import partial
 
@@ -14,12 +17,12 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from torch import nn
 
-from multilabelkit import MultiLabelImageClassifier, as_labels, metrics
+from multilabelkit import MultiLabelImageClassifier, as_labels, fitting, metrics
 from multilabelkit.data.images import encode_png
 from multilabelkit.errors import ImageDecodeError, InputError, MultiLabelKitWarning
 from multilabelkit.report import MultiLabelReport
 from multilabelkit.thresholds import tune_thresholds
-from multilabelkit.training import Callback
+from multilabelkit.training import Callback, loop
 
 FAST = {"image_size": 32, "max_epochs": 1, "verbose": 0, "validation_fraction": 0.4, "random_state": 0}
 
@@ -922,3 +925,180 @@ def test_broken_validation_image_is_found_before_the_first_step(shapes, tmp_path
     with pytest.raises(ImageDecodeError, match=r"broken\.png"):
         classifier.fit(shapes.images, shapes.target, validation_data=([str(broken)], shapes.target[:1]))
     assert counter.n_steps == 0
+
+
+# Going on with a fitted network
+
+
+def record_validation(monkeypatch):
+    """Return a list that takes the validation sources of every fit."""
+    seen, fit_network = [], fitting.fit_network
+
+    def spy(classifier, network, spec, train, valid, **settings):
+        seen.append(valid[0])
+        return fit_network(classifier, network, spec, train, valid, **settings)
+
+    monkeypatch.setattr("multilabelkit.classifier.fit_network", spy)
+    return seen
+
+
+@pytest.mark.parametrize("saved", [False, True], ids=["in place", "saved and loaded"])
+def test_warm_start_validates_on_the_same_images_whatever_the_random_state(shapes, paths, tmp_path, monkeypatch, saved):
+    seen = record_validation(monkeypatch)
+    classifier = create(warm_start=True, random_state=None).fit(paths, shapes.target)
+    if saved:
+        classifier.save(tmp_path / "model")
+        classifier = MultiLabelImageClassifier.load(tmp_path / "model").set_params(warm_start=True)
+    classifier.fit(paths, shapes.target)
+    assert seen[0] == seen[1]
+    assert [row["epoch"] for row in classifier.history_] == [0, 1]
+
+
+def test_warm_start_draws_other_crops_and_another_order(shapes, monkeypatch):
+    epochs = []
+    iterate_training = loop.iterate_training
+
+    def spy(*args, **settings):
+        epochs.append(settings["epoch"])
+        return iterate_training(*args, **settings)
+
+    monkeypatch.setattr(loop, "iterate_training", spy)
+    classifier = create(warm_start=True, max_epochs=2).fit(shapes.images, shapes.target)
+    classifier.fit(shapes.images, shapes.target)
+    assert epochs == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"image_size": 48}, "the 'image_size' parameter must stay 32. Got 48;"),
+        ({"color_mode": "grey"}, "the 'color_mode' parameter must stay 'rgb'. Got 'grey';"),
+        ({"backbone": "plain_cnn"}, "the 'backbone' parameter must stay 'small_cnn'. Got 'plain_cnn';"),
+        ({"normalization": "unit"}, "the 'normalization' parameter must stay 'pretrained'. Got 'unit';"),
+        ({"head": None}, "the 'head' parameter must stay 'linear'. Got None;"),
+        ({"backbone_params": {"a": 1}}, "the 'backbone_params' parameter must stay None. Got {'a': 1};"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_warm_start_refuses_another_network(fitted, shapes, change, message):
+    classifier = copy.deepcopy(fitted).set_params(warm_start=True, **change)
+    whole_message = (
+        f"With warm_start=True a fit goes on with the fitted network, so {message} set it back, or set "
+        "warm_start=False to start anew."
+    )
+    with pytest.raises(InputError, match=whole(whole_message)):
+        classifier.fit(shapes.images, shapes.target)
+
+
+def test_warm_start_takes_another_dropout(fitted, shapes):
+    classifier = copy.deepcopy(fitted).set_params(warm_start=True, dropout=0.7, normalization="pretrained")
+    assert classifier.fit(shapes.images, shapes.target).network_.head.dropout.p == 0.7
+
+
+def test_save_writes_the_parameters_that_shaped_the_network(fitted, shapes, tmp_path):
+    changed = copy.deepcopy(fitted).set_params(backbone="plain_cnn", color_mode="grey", image_size=64)
+    changed.save(tmp_path / "model")
+    loaded = MultiLabelImageClassifier.load(tmp_path / "model")
+    assert (loaded.backbone, loaded.color_mode, loaded.image_size) == ("small_cnn", "rgb", 32)
+    np.testing.assert_array_equal(loaded.predict_proba(shapes.images), fitted.predict_proba(shapes.images))
+
+
+# Own networks
+
+
+class Scores(nn.Module):
+    """Gives one score per class itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(TinyNetwork(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+
+    def forward(self, images):
+        return self.layers(images)
+
+
+def test_scores_of_an_own_network_are_computed_in_fp32_unless_asked(shapes, monkeypatch):
+    seen = []
+    choose_dtype = fitting.choose_dtype
+    monkeypatch.setattr(fitting, "choose_dtype", lambda name, device: seen.append(name) or choose_dtype("fp32", device))
+    create(Scores, head=None).fit(shapes.images, shapes.target)
+    create(Scores, head=None, precision="bf16").fit(shapes.images, shapes.target)
+    create(TinyNetwork).fit(shapes.images, shapes.target)
+    assert seen == ["fp32", "bf16", "auto"]
+
+
+def test_own_network_of_another_precision_is_taken(shapes):
+    classifier = create(TinyNetwork().double()).fit(shapes.images, shapes.target)
+    assert {p.dtype for p in classifier.network_.parameters()} == {torch.float32}
+
+
+def test_function_that_gives_the_same_network_each_time_does_not_leak_weights(shapes):
+    own = TinyNetwork()
+    before = copy_weights(own)
+    classifier = create(lambda: own).fit(shapes.images, shapes.target)
+    assert_equal_weights(copy_weights(own), before)
+    assert classifier.network_.backbone is not own
+
+
+def test_own_functions_may_have_keywords_of_any_name(shapes):
+    def build(num_classes):
+        return nn.Sequential(TinyNetwork(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, num_classes))
+
+    classifier = create(build, head=None, backbone_params={"num_classes": 3}).fit(shapes.images, shapes.target)
+    assert classifier.predict(shapes.images).shape == (48, 3)
+
+
+# What else a caller may give
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [{"thresholds": "global"}, {"thresholds": 0.5}, {"validation_fraction": None}],
+    ids=["global", "fixed", "no validation"],
+)
+def test_class_without_an_image_warns_whatever_the_thresholds(shapes, parameters):
+    target = shapes.target.assign(star=0)
+    message = "No image in y is known to have 1 of 4 classes: 'star'."
+    with pytest.warns(MultiLabelKitWarning, match=whole(message)) as caught:
+        create(**parameters).fit(shapes.images, target)
+    assert caught[0].filename == __file__
+
+
+def test_normalization_may_be_an_array_and_verbose_a_bool(shapes):
+    classifier = create(normalization=np.full((2, 3), 0.5), verbose=False).fit(shapes.images, shapes.target)
+    assert classifier.input_spec_.mean == classifier.input_spec_.std == (0.5, 0.5, 0.5)
+
+
+@pytest.mark.parametrize("parameters", [{}, {"validation_fraction": None}], ids=["split", "no split"])
+def test_groups_of_another_length_are_refused(shapes, parameters):
+    message = "groups must name one group for each of 48 images in X. Got 3."
+    with pytest.raises(InputError, match=whole(message)):
+        create(**parameters).fit(shapes.images, shapes.target, groups=[1, 2, 3])
+
+
+FOREIGN_ACCELERATE = """
+import pickle, sys
+from accelerate import Accelerator
+if sys.argv[1] == "object":
+    Accelerator(mixed_precision="bf16", gradient_accumulation_steps=4).sync_gradients = False
+from multilabelkit import MultiLabelImageClassifier
+from multilabelkit.datasets import make_shapes
+shapes = make_shapes(48)
+classifier = MultiLabelImageClassifier(
+    "small_cnn", image_size=32, max_epochs=1, verbose=0, validation_fraction=None, random_state=0, precision="fp32"
+).fit(shapes.images, shapes.target)
+pickle.dumps(classifier)
+print(classifier.history_[0]["train_loss"], float(classifier.network_.head.linear.weight.sum()))
+"""
+
+
+@pytest.mark.parametrize("foreign", ["variable", "object"])
+def test_what_the_process_used_accelerate_for_changes_nothing(foreign):
+    """Neither a launcher's settings nor an Accelerator of the caller's own reach our training."""
+
+    def run(kind, **variables):
+        command = [sys.executable, "-c", FOREIGN_ACCELERATE, kind]
+        return subprocess.run(command, env=os.environ | variables, capture_output=True, text=True, check=True).stdout
+
+    variables = {"ACCELERATE_MIXED_PRECISION": "bf16"} if foreign == "variable" else {}
+    assert run(foreign, **variables) == run("none")

@@ -159,3 +159,20 @@ def test_an_error_of_ours_is_one_line_and_any_other_a_traceback(monkeypatch, cap
     monkeypatch.setattr(cli, "_run_demo", break_down)
     with pytest.raises(ZeroDivisionError):
         main(["demo"])
+
+
+def test_demo_refuses_a_folder_with_other_files(small, tmp_path, capsys):
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "0000.png").write_bytes(b"mine")
+    assert main(["demo", "--epochs", "1", "--output", str(tmp_path)]) == 1
+    assert capsys.readouterr().err == (
+        f"multilabelkit: The demo does not write to '{tmp_path}': the folder holds other files, which it could "
+        "overwrite. Choose a new folder with --output.\n"
+    )
+    assert (tmp_path / "train" / "0000.png").read_bytes() == b"mine"
+
+
+def test_demo_may_overwrite_its_own_folder(tmp_path):
+    cli._claim_folder(tmp_path / "demo")
+    (tmp_path / "demo" / "train").mkdir()
+    cli._claim_folder(tmp_path / "demo")

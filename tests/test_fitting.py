@@ -20,12 +20,12 @@ from multilabelkit.fitting import (
     draw_seed,
     has_learnt_features,
     list_bad_images,
-    start_head,
     start_network,
 )
 from multilabelkit.nn.heads import LinearHead
 from multilabelkit.nn.network import Network
-from multilabelkit.training import Callback
+from multilabelkit.training import Callback, head_first
+from multilabelkit.training.head_first import start_head
 from multilabelkit.training.loop import LabelledImages
 
 
@@ -286,7 +286,7 @@ def test_start_head_begins_at_the_class_frequencies(learn):
 def test_resized_brings_batches_to_the_size_of_the_network():
     reader = PixelReader([np.full((9, 9, 3), 7, dtype=np.uint8)] * 2, size=8, color_mode="rgb", cache=False)
     spec = InputSpec(size=7, channels=3, mean=(0.0,) * 3, std=(1.0,) * 3)
-    (batch,) = fitting._resized(iterate_evaluation(reader, batch_size=2, num_workers=0), spec)
+    (batch,) = head_first._resized(iterate_evaluation(reader, batch_size=2, num_workers=0), spec)
     assert batch.pixels.shape == (2, 7, 7, 3)
     assert (batch.pixels == 7).all()
 

@@ -1,4 +1,5 @@
 import re
+import threading
 
 import numpy as np
 import pytest
@@ -184,3 +185,16 @@ def test_inference_builds_no_graph(network, shapes, monkeypatch):
     run(predict_logits, network, shapes.images)
     assert seen == [False] * 7
     assert torch.is_grad_enabled()
+
+
+def test_failing_network_leaves_no_decoding_thread(network, shapes):
+    reader = PixelReader(list(shapes.images), size=32, color_mode="rgb", cache=False)
+    batches = iterate_evaluation(reader, batch_size=4, num_workers=2)
+
+    def fail(module, inputs):
+        raise KeyboardInterrupt
+
+    network.register_forward_pre_hook(fail)
+    with pytest.raises(KeyboardInterrupt):
+        predict_logits(network, batches, spec=SPEC, device=CPU, dtype=torch.float32)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("multilabelkit")]

@@ -5,6 +5,7 @@ from fractions import Fraction
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.special
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -33,7 +34,11 @@ def draw_table(elements, *, max_classes=3):
     )
 
 
+SWEEP = {"n_bootstraps": 0, "shrink": 0}  # the exact sweep alone
+
+
 def tune_quietly(*args, **params):
+    params = SWEEP | params
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", MultiLabelKitWarning)
         return tune_thresholds(*args, **params)
@@ -179,8 +184,8 @@ def test_tune_thresholds_takes_float32_and_leaves_its_input_alone():
 
 
 def test_predicting_everything_puts_the_threshold_halfway_to_zero():
-    np.testing.assert_array_equal(tune_thresholds(np.ones((5, 1)), np.full((5, 1), 0.4)), [0.2])
-    np.testing.assert_array_equal(tune_thresholds(np.ones((5, 1)), np.zeros((5, 1))), [0.0])
+    np.testing.assert_array_equal(tune_thresholds(np.ones((5, 1)), np.full((5, 1), 0.4), **SWEEP), [0.2])
+    np.testing.assert_array_equal(tune_thresholds(np.ones((5, 1)), np.zeros((5, 1)), **SWEEP), [0.0])
 
 
 @pytest.mark.parametrize(
@@ -205,7 +210,7 @@ def test_tune_thresholds_warns_of_classes_without_positives():
         "'sunset', 'trees'."
     )
     with pytest.warns(MultiLabelKitWarning, match=f"^{re.escape(message)}$") as caught:
-        thresholds = tune_thresholds(y_true, proba, classes=np.array(["sea", "sunset", "trees"]))
+        thresholds = tune_thresholds(y_true, proba, classes=np.array(["sea", "sunset", "trees"]), **SWEEP)
     assert len(caught) == 1
     assert caught[0].filename == __file__
     np.testing.assert_allclose(thresholds, [0.5, 0.6, 0.6])
@@ -239,6 +244,76 @@ def test_a_warning_lists_twenty_classes_and_counts_the_rest():
     y_true[:, 0] = 1
     with pytest.warns(MultiLabelKitWarning, match=r"No known positive in 30 of 31 classes; .* 19, 20 and 10 more\.$"):
         tune_thresholds(y_true, np.full((5, 31), 0.2))
+
+
+def draw_scores(seed, *, n_samples=80, n_classes=4):
+    random = np.random.default_rng(seed)
+    y_true = (random.random((n_samples, n_classes)) < [0.4, 0.2, 0.1, 0.06]).astype(float)
+    proba = 1 / (1 + np.exp(-(2.5 * y_true - 1.5 + random.normal(size=y_true.shape))))
+    y_true[random.random(y_true.shape) < 0.1] = np.nan
+    return y_true, proba
+
+
+def tune_by_the_formula(y_true, proba, *, n_bootstraps, shrink, random_state=0):
+    """Average the sweeps of resamples in logits, then shrink towards the global threshold, in plain steps."""
+    seed = np.random.RandomState(random_state).randint(2**31 - 1)
+    target = scipy.special.logit(tune_quietly(y_true, proba, objective="global")[0])
+    thresholds = []
+    for truth, scores in zip(y_true.T, proba.T, strict=True):
+        known = sorted((score, label) for score, label in zip(scores, truth, strict=True) if label == label)
+        random = np.random.default_rng(seed)
+        logits = []
+        for _ in range(n_bootstraps):
+            drawn = [known[row] for row in random.integers(len(known), size=len(known))]
+            if any(label for _, label in drawn):
+                cut = tune_quietly([[label] for _, label in drawn], [[score] for score, _ in drawn])
+                logits.append(scipy.special.logit(cut[0]))
+        n_positive = sum(label for _, label in known)
+        own = np.mean(logits) if logits else scipy.special.logit(tune_quietly(truth[:, None], scores[:, None])[0])
+        thresholds.append(scipy.special.expit((n_positive * own + shrink * target) / (n_positive + shrink)))
+    return np.array(thresholds)
+
+
+@pytest.mark.parametrize("shrink", [0, 5, 20])
+@pytest.mark.parametrize("n_bootstraps", [1, 20])
+def test_default_rule_averages_resampled_sweeps_and_shrinks_rare_classes(n_bootstraps, shrink):
+    for seed in range(3):
+        y_true, proba = draw_scores(seed)
+        params = {"n_bootstraps": n_bootstraps, "shrink": shrink, "random_state": seed}
+        np.testing.assert_allclose(tune_quietly(y_true, proba, **params), tune_by_the_formula(y_true, proba, **params))
+
+
+def test_default_rule_does_not_depend_on_the_order_of_samples_or_classes():
+    y_true, proba = draw_scores(0)
+    rows, columns = np.random.default_rng(1).permutation(80), [2, 0, 3, 1]
+    thresholds = tune_quietly(y_true, proba, n_bootstraps=20, shrink=5)
+    moved = tune_quietly(y_true[rows][:, columns], proba[rows][:, columns], n_bootstraps=20, shrink=5)
+    np.testing.assert_allclose(moved, thresholds[columns], rtol=1e-12)
+
+
+def test_strong_shrinking_gives_all_classes_the_global_threshold():
+    y_true, proba = draw_scores(0)
+    thresholds = tune_quietly(y_true, proba, n_bootstraps=20, shrink=1e12)
+    np.testing.assert_allclose(thresholds, tune_quietly(y_true, proba, objective="global"), rtol=1e-6)
+
+
+def test_default_rule_beats_the_plain_sweep_on_new_samples():
+    """Scores of two normal distributions `separation` apart, as calibrated probabilities, for 20 classes."""
+
+    def draw(n_samples, prevalence, separation):
+        y_true = (random.random((n_samples, 20)) < prevalence).astype(float)
+        scores = separation * y_true + random.normal(size=y_true.shape)
+        logits = separation * scores - separation**2 / 2 + scipy.special.logit(prevalence)
+        return y_true, scipy.special.expit(logits)
+
+    random, gains = np.random.default_rng(0), []
+    for _ in range(12):
+        classes = np.exp(random.uniform(np.log(0.01), np.log(0.3), 20)), random.uniform(1.5, 3.5, 20)
+        tuned_on = draw(100, *classes)
+        rule, sweep = tune_quietly(*tuned_on, n_bootstraps=20, shrink=5), tune_quietly(*tuned_on)
+        y_true, proba = draw(20_000, *classes)
+        gains.append(f1_score(y_true, proba >= rule) - f1_score(y_true, proba >= sweep))
+    assert np.mean(gains) > 0.02
 
 
 def test_the_global_objective_does_not_warn_of_rare_classes():

@@ -14,24 +14,29 @@ from torch import nn
 
 from multilabelkit import metrics
 from multilabelkit.checks import Interval, check_parameters, check_sample_weight
-from multilabelkit.data.images import ImageDecodeError, check_files_exist, check_images
+from multilabelkit.data.images import check_files_exist, check_images
 from multilabelkit.data.labels import as_labels, encode_labels
+from multilabelkit.errors import ImageDecodeError
 from multilabelkit.fitting import (
     BaseImageClassifier,
     check_classifier,
+    check_groups,
     check_same_length,
+    check_same_network,
     check_validation_data,
     choose_validation_rows,
     compute_logits,
+    describe_network,
     draw_seed,
     fit_network,
     list_bad_images,
     start_network,
+    warn_of_empty_classes,
 )
+from multilabelkit.inference import choose_device, sigmoid
 from multilabelkit.report import MultiLabelReport, multilabel_report
 from multilabelkit.saving import load_classifier, save_classifier
 from multilabelkit.thresholds import apply_thresholds, fix_thresholds, threshold_report, tune_thresholds
-from multilabelkit.training.loop import sigmoid
 
 if TYPE_CHECKING:
     from sklearn.utils import Tags
@@ -76,8 +81,9 @@ class MultiLabelImageClassifier(ClassifierMixin, BaseImageClassifier):
         *Model, rarely set.* Keywords for timm, or for the class or function given as `backbone`.
     head : {"linear", None}, default="linear"
         *Model.* What turns features into one score per class; None if your own network returns these scores itself.
+        With None, `dropout` and `head_first` have no effect, and precision="auto" is fp32.
     dropout : float in [0, 1), default=0.2
-        *Model.* Share of the features dropped before the head in training.
+        *Model.* Share of the features dropped before the linear head in training.
     head_first : bool, default=True
         *Model.* Fit the head alone on features of the unchanged backbone before all is fine-tuned. It takes seconds and
         keeps good features good; it is left out where the backbone starts at random.
@@ -94,7 +100,9 @@ class MultiLabelImageClassifier(ClassifierMixin, BaseImageClassifier):
     ema : float in [0, 1) or None, default=0.99
         *Optimiser.* Decay per step of the moving average of the weights, which is what predicts. None: no average.
     warm_start : bool, default=False
-        *Optimiser, rarely set.* A second fit goes on with the network of the first; the classes must be the same.
+        *Optimiser, rarely set.* A second fit goes on with the network of the first; the classes and the parameters that
+        shape the network must be the same. Given the same images, the same ones are set aside for validation; with
+        others, pass `validation_data` that no fit has trained on.
     validation_fraction : float in (0, 1) or None, default=0.15
         *Stopping, often set.* Share of the images set aside, stratified by labels, to choose the best epoch (by mAP)
         and the thresholds. None trains on all: the best epoch is that of the lowest training loss, and thresholds
@@ -111,7 +119,7 @@ class MultiLabelImageClassifier(ClassifierMixin, BaseImageClassifier):
         *Runtime, rarely set.* Threads that decode images; None is one per processor, at most 8; 0 decodes in between.
     random_state : int, RandomState or None, default=None
         *Runtime, often set.* Seed of the split, the weights, the order and the augmentation.
-    verbose : int, default=1
+    verbose : int or bool, default=1
         *Runtime.* 0 is silent, 1 shows progress on stderr.
     callbacks : list of Callback, default=None
         *Runtime, rarely set.* See :mod:`multilabelkit.training`.
@@ -131,8 +139,12 @@ class MultiLabelImageClassifier(ClassifierMixin, BaseImageClassifier):
         makes a table of it.
     network_ : Network
         The trained torch module.
+    network_params_ : dict
+        The parameters that shaped it; what is set afterwards does not change it.
     input_spec_ : InputSpec
         The size, channels and scaling of its input.
+    split_seed_ : int
+        Seed of the validation part. A further fit with warm_start sets the same images aside.
 
     See Also
     --------
@@ -170,7 +182,8 @@ class MultiLabelImageClassifier(ClassifierMixin, BaseImageClassifier):
         sample_weight : array-like of shape (n_samples,), default=None
             How much each image counts in the training loss.
         groups : array-like of shape (n_samples,), default=None
-            Images of one group (a patient, a video) all go to training or all to validation.
+            Images of one group (a patient, a video) all go to training or all to validation. Without a validation part
+            of X, they have no effect.
         validation_data : (X, y), default=None
             Images to use in place of the validation part of X.
 
@@ -187,6 +200,8 @@ class MultiLabelImageClassifier(ClassifierMixin, BaseImageClassifier):
         sources = check_images(X)
         check_files_exist(sources)
         going_on = self.warm_start and hasattr(self, "network_")
+        if going_on:
+            check_same_network(self)
         targets, binarizer = encode_labels(
             y, classes=self.classes_ if going_on else self.classes, label_sep=self.label_sep
         )
@@ -194,10 +209,18 @@ class MultiLabelImageClassifier(ClassifierMixin, BaseImageClassifier):
         weight = check_sample_weight(sample_weight, len(sources))
         if not isinstance(self.thresholds, str):
             fix_thresholds(self.thresholds, classes=binarizer.classes_)
+        check_groups(groups, len(sources))
         seed = draw_seed(self.random_state)
-        rows, valid = self._set_validation_aside(sources, targets, groups, validation_data, binarizer.classes_, seed)
+        # The same images are set aside again: thresholds must not come from images that an earlier fit trained on.
+        split_seed = self.split_seed_ if going_on else seed
+        rows, valid = self._set_validation_aside(
+            sources, targets, groups, validation_data, binarizer.classes_, split_seed
+        )
+        if valid is None or not (isinstance(self.thresholds, str) and self.thresholds == "f1"):
+            warn_of_empty_classes(targets, binarizer.classes_)  # tuning by class says so itself
         train = ([sources[row] for row in rows], targets[rows], None if weight is None else weight[rows])
-        with torch.random.fork_rng():  # the caller's own random numbers stay as they were
+        device = choose_device(self.device)
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):  # the caller's numbers stay as they were
             torch.manual_seed(seed)
             network, spec = start_network(self, n_classes=targets.shape[1])
             try:
@@ -212,6 +235,7 @@ class MultiLabelImageClassifier(ClassifierMixin, BaseImageClassifier):
         self.thresholds_, self.threshold_report_ = chosen
         self.label_binarizer_, self.classes_ = binarizer, binarizer.classes_
         self.network_, self.input_spec_ = network.eval(), spec
+        self.network_params_, self.split_seed_ = describe_network(self), split_seed
         self.history_ = [*(self.history_ if going_on else ()), *state.history]
         return self
 
@@ -350,6 +374,8 @@ class MultiLabelImageClassifier(ClassifierMixin, BaseImageClassifier):
         ------
         ModelFileError
             If the folder is missing, damaged or made by a newer version.
+        InputError
+            If `backbone` is missing or not wanted, or there is no such device.
         """
         return load_classifier(cls, path, backbone=backbone, device=device)
 

@@ -14,6 +14,7 @@ from multilabelkit import __version__
 from multilabelkit.errors import InputError, MultiLabelKitError
 
 _N_TRAIN, _N_TEST, _N_SHOWN = 3000, 1000, 16
+_MARKER = ".multilabelkit-demo"  # in a folder that the demo has made, and so may overwrite
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -74,6 +75,7 @@ def _create_number_reader(low: int, high: int) -> Callable[[str], int]:
 def _run_demo(options: argparse.Namespace) -> None:
     start = time.perf_counter()
     folder = options.output
+    _claim_folder(folder)
     print(f"Writing {_N_TRAIN} training and {_N_TEST} test images with 0 to 4 handwritten digits each to {folder}/")
     train_paths, train_labels = _write_digits(folder / "train", _N_TRAIN, seed=options.seed, split="train")
     test_paths, test_labels = _write_digits(folder / "test", _N_TEST, seed=options.seed, split="test")
@@ -103,6 +105,28 @@ def _run_demo(options: argparse.Namespace) -> None:
     print(f"Done in {time.perf_counter() - start:.0f} s")
 
 
+def _claim_folder(folder: Path) -> None:
+    """Make the demo's folder, or refuse one that holds something else."""
+    marker = folder / _MARKER
+    try:
+        if folder.is_dir() and any(folder.iterdir()) and not marker.exists():
+            raise InputError(
+                f"The demo does not write to '{folder}': the folder holds other files, which it could overwrite. "
+                "Choose a new folder with --output."
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        marker.touch()
+    except OSError as error:
+        raise _explain_unwritable(folder, error) from error
+
+
+def _explain_unwritable(folder: Path, error: OSError) -> InputError:
+    return InputError(
+        f"The demo cannot write its images to '{folder}': {error.strerror or error}. "
+        "Choose another folder with --output."
+    )
+
+
 def _write_digits(folder: Path, n_images: int, *, seed: int, split: str) -> tuple[list[str], list[tuple]]:
     from multilabelkit.data.images import encode_png
     from multilabelkit.data.labels import as_labels
@@ -115,10 +139,7 @@ def _write_digits(folder: Path, n_images: int, *, seed: int, split: str) -> tupl
         for path, image in zip(paths, digits.images, strict=True):
             path.write_bytes(encode_png(image))
     except OSError as error:
-        raise InputError(
-            f"The demo cannot write its images to '{folder}': {error.strerror or error}. "
-            "Choose another folder with --output."
-        ) from error
+        raise _explain_unwritable(folder, error) from error
     return [str(path) for path in paths], as_labels(digits.target)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -18,7 +19,6 @@ from torch import nn
 from multilabelkit.checks import RANDOM_STATE, Check, Choice, Constraint, Interval, check_parameters, shorten
 from multilabelkit.data.images import (
     COLOR_MODES,
-    ImageDecodeError,
     InputSpec,
     check_decodable,
     check_files_exist,
@@ -27,15 +27,15 @@ from multilabelkit.data.images import (
 from multilabelkit.data.labels import encode_labels
 from multilabelkit.data.loading import PixelReader, count_workers, iterate_evaluation
 from multilabelkit.data.transforms import AUGMENTATIONS, CROP_MARGIN
-from multilabelkit.errors import InputError
-from multilabelkit.inference import choose_device, choose_dtype, embed, predict_logits
+from multilabelkit.errors import ImageDecodeError, InputError, MultiLabelKitWarning
+from multilabelkit.inference import choose_device, choose_dtype, predict_logits
 from multilabelkit.nn.backbones import OWN_BACKBONES
-from multilabelkit.nn.heads import LinearHead, set_prior_bias
+from multilabelkit.nn.heads import LinearHead
 from multilabelkit.nn.network import NORMALIZATIONS, Network, create_network
 from multilabelkit.stratification import split_rows
-from multilabelkit.thresholds import OBJECTIVES
+from multilabelkit.thresholds import OBJECTIVES, join_first
 from multilabelkit.training.callbacks import Callback, Progress
-from multilabelkit.training.head_first import fit_linear_head
+from multilabelkit.training.head_first import start_head
 from multilabelkit.training.loop import LabelledImages, TrainingSettings, TrainState, train_network
 
 
@@ -96,7 +96,7 @@ _PARAMETERS: dict[str, list[Constraint]] = {
     "precision": [Choice(("auto", "bf16", "fp32"))],
     "num_workers": [Interval(int, 0), Choice((None,))],
     "random_state": RANDOM_STATE,
-    "verbose": [Interval(int, 0)],
+    "verbose": [Interval(int, 0), Choice((True, False))],
     "callbacks": [
         Check(
             lambda v: v is None or (isinstance(v, (list, tuple)) and all(isinstance(c, Callback) for c in v)),
@@ -110,6 +110,10 @@ _RESERVED_PARAMS = {"checkpoint_path", "pretrained", "pretrained_cfg", "pretrain
 _RESERVED_PARAMS |= {"num_classes", "in_chans", "model_name"}
 
 
+# Parameters that shape the network: a fitted one keeps those it was made with, whatever is set afterwards.
+_NETWORK_PARAMS = ("backbone", "backbone_params", "head", "image_size", "color_mode", "normalization")
+
+
 class BaseImageClassifier(BaseEstimator):
     """The parameters of every image classifier; see MultiLabelImageClassifier for what they mean."""
 
@@ -119,7 +123,9 @@ class BaseImageClassifier(BaseEstimator):
     threshold_report_: pd.DataFrame | None
     history_: list[dict[str, Any]]
     network_: Network
+    network_params_: dict[str, Any]
     input_spec_: InputSpec
+    split_seed_: int
 
     def __init__(
         self,
@@ -187,7 +193,8 @@ def check_classifier(classifier: BaseImageClassifier) -> None:
     """Refuse parameters that cannot work, before anything else happens."""
     owner = type(classifier).__name__
     check_parameters(owner, classifier.get_params(deep=False), _PARAMETERS)
-    check_backbone_params(classifier.backbone_params or {})
+    if isinstance(classifier.backbone, str):
+        check_backbone_params(classifier.backbone_params or {})
 
 
 def check_backbone_params(params: Mapping[str, Any]) -> None:
@@ -198,6 +205,40 @@ def check_backbone_params(params: Mapping[str, Any]) -> None:
             f"backbone_params must not hold {reserved[0]!r}: the classifier sets it. Weights are chosen with the "
             "'pretrained' parameter, and channels with 'color_mode'."
         )
+
+
+def describe_network(classifier: BaseImageClassifier) -> dict[str, Any]:
+    """Return the parameters that shape the network."""
+    values = {name: getattr(classifier, name) for name in _NETWORK_PARAMS}
+    return {name: value if name == "backbone" else copy.copy(value) for name, value in values.items()}
+
+
+def check_same_network(classifier: BaseImageClassifier) -> None:
+    """Refuse to go on with a network that the present parameters would not make."""
+    for name, fitted in classifier.network_params_.items():
+        value = getattr(classifier, name)
+        if value is not fitted and not np.array_equal(np.array(value, dtype=object), np.array(fitted, dtype=object)):
+            raise InputError(
+                f"With warm_start=True a fit goes on with the fitted network, so the {name!r} parameter must stay "
+                f"{shorten(fitted)}. Got {shorten(value)}; set it back, or set warm_start=False to start anew."
+            )
+
+
+def warn_of_empty_classes(targets: np.ndarray, classes: np.ndarray) -> None:
+    """Warn once of classes that no image is known to have: nothing about them can be learnt."""
+    empty = [repr(name) for name, column in zip(classes.tolist(), targets.T, strict=True) if not (column == 1).any()]
+    if empty:
+        warnings.warn(
+            f"No image in y is known to have {len(empty)} of {len(classes)} classes: {join_first(empty)}.",
+            MultiLabelKitWarning,
+            stacklevel=3,
+        )
+
+
+def check_groups(groups: Any, n_samples: int) -> None:
+    """Refuse groups that do not name one group for each image."""
+    if groups is not None and len(groups) != n_samples:
+        raise InputError(f"groups must name one group for each of {n_samples} images in X. Got {len(groups)}.")
 
 
 def check_same_length(sources: Sequence[Any], targets: np.ndarray) -> None:
@@ -245,7 +286,10 @@ def choose_validation_rows(
 def start_network(classifier: BaseImageClassifier, *, n_classes: int) -> tuple[Network, InputSpec]:
     """Create the network that a fit trains: the fitted one with warm_start, else a new one; never the caller's own."""
     if classifier.warm_start and hasattr(classifier, "network_"):
-        return copy.deepcopy(classifier.network_), classifier.input_spec_  # if fit fails, the fitted one is as it was
+        network = copy.deepcopy(classifier.network_)  # if fit fails, the fitted one is as it was
+        if isinstance(network.head, LinearHead):
+            network.head.dropout.p = classifier.dropout
+        return network, classifier.input_spec_
     backbone = classifier.backbone
     return create_network(
         copy.deepcopy(backbone) if isinstance(backbone, nn.Module) else backbone,
@@ -298,6 +342,7 @@ def fit_network(
     """
     augmentation = AUGMENTATIONS[classifier.augment] if classifier.augment else None
     device = choose_device(classifier.device)
+    dtype = choose_network_dtype(classifier, network, device)
     settings = TrainingSettings(
         max_epochs=classifier.max_epochs,
         batch_size=classifier.batch_size,
@@ -307,26 +352,24 @@ def fit_network(
         ema=classifier.ema,
         augmentation=augmentation,
         device=device,
-        dtype=choose_dtype(classifier.precision, device),
+        dtype=dtype,
         num_workers=count_workers(classifier.num_workers),
         seed=seed,
+        first_epoch=0 if is_new else len(classifier.history_),
     )
     network.to(device).to(memory_format=torch.channels_last)
     sources, targets, weight = train
     # Where nothing is cropped, images are kept at the very size the network sees.
     size = round(spec.size * CROP_MARGIN) if augmentation else spec.size
-
-    def read(images: Sequence[Any], side: int) -> PixelReader:
-        return PixelReader(images, size=side, color_mode=spec.color_mode, cache=classifier.pixel_cache is not None)
-
-    train_images = LabelledImages(read(sources, size), targets, weight)
+    cache, reserved = classifier.pixel_cache is not None, 0
     valid_images = None
     if valid is not None:
-        valid_images = LabelledImages(read(valid[0], spec.size), valid[1])
-        for _ in iterate_evaluation(
-            valid_images.reader, batch_size=settings.batch_size, num_workers=settings.num_workers
-        ):
-            pass  # a broken one shows now, not after the first epoch; the cache keeps the others
+        reader = PixelReader(valid[0], size=spec.size, color_mode=spec.color_mode, cache=cache)
+        # A broken image must show now and not after the first epoch; the cache keeps the others.
+        check_decodable(range(len(valid[0])), reader.read, num_workers=settings.num_workers)
+        valid_images, reserved = LabelledImages(reader, valid[1]), reader.cache_bytes
+    reader = PixelReader(sources, size=size, color_mode=spec.color_mode, cache=cache, reserved_bytes=reserved)
+    train_images = LabelledImages(reader, targets, weight)
     if is_new and isinstance(network.head, LinearHead):
         start_head(
             network,
@@ -340,33 +383,13 @@ def fit_network(
     if valid_images is None:
         return state, None
     batches = iterate_evaluation(valid_images.reader, batch_size=settings.batch_size, num_workers=settings.num_workers)
-    return state, predict_logits(network, batches, spec=spec, device=device, dtype=settings.dtype)
+    return state, predict_logits(network, batches, spec=spec, device=device, dtype=dtype)
 
 
-def start_head(
-    network: Network, spec: InputSpec, train: LabelledImages, *, settings: TrainingSettings, learn: bool
-) -> None:
-    """Give the head its start: class frequencies, and with `learn` the best it can do on the frozen features."""
-    assert isinstance(network.head, LinearHead)
-    with np.errstate(invalid="ignore"):
-        n_known = (~np.isnan(train.targets)).sum(axis=0)
-        prior = np.where(n_known > 0, np.nansum(train.targets, axis=0) / np.maximum(n_known, 1), np.nan)
-    set_prior_bias(network.head.linear, prior)
-    if learn:
-        batches = iterate_evaluation(train.reader, batch_size=settings.batch_size, num_workers=settings.num_workers)
-        features = embed(network, _resized(batches, spec), spec=spec, device=settings.device, dtype=settings.dtype)
-        fit_linear_head(network.head.linear, features, train.targets, sample_weight=train.sample_weight)
-
-
-def _resized(batches, spec: InputSpec):
-    """Bring batches that were read with a crop margin to the size the network sees."""
-    for batch in batches:
-        pixels = batch.pixels
-        if pixels.shape[1] != spec.size:
-            images = pixels.permute(0, 3, 1, 2)
-            images = nn.functional.interpolate(images, (spec.size, spec.size), mode="bilinear", antialias=True)
-            pixels = images.permute(0, 2, 3, 1)
-        yield batch._replace(pixels=pixels)
+def choose_network_dtype(classifier: BaseImageClassifier, network: Network, device: torch.device) -> torch.dtype:
+    """Choose what a network computes in; one that gives the logits itself is left in fp32 unless bf16 is asked for."""
+    by_default = "fp32" if network.head is None else "auto"
+    return choose_dtype(by_default if classifier.precision == "auto" else classifier.precision, device)
 
 
 def compute_logits(classifier: BaseImageClassifier, X: Any) -> np.ndarray:
@@ -378,9 +401,8 @@ def compute_logits(classifier: BaseImageClassifier, X: Any) -> np.ndarray:
     network = classifier.network_.to(device)
     batches = iterate_evaluation(reader, batch_size=classifier.batch_size, num_workers=num_workers)
     try:
-        return predict_logits(
-            network, batches, spec=spec, device=device, dtype=choose_dtype(classifier.precision, device)
-        )
+        dtype = choose_network_dtype(classifier, network, device)
+        return predict_logits(network, batches, spec=spec, device=device, dtype=dtype)
     except ImageDecodeError:
         list_bad_images(classifier, sources)
         raise

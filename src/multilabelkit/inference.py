@@ -78,9 +78,17 @@ def embed(
 def _run(network, function, batches, *, spec, device, dtype) -> np.ndarray:
     training = network.training
     network.eval()
+    close = getattr(batches, "close", None)  # of a generator; an error must not leave its threads behind
     try:
         with torch.inference_mode(), autocast(device, dtype):
             results = [function(to_network_input(batch.pixels, spec, device=device)) for batch in batches]
             return torch.cat(results).cpu().numpy()
     finally:
+        if close is not None:
+            close()
         network.train(training)
+
+
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    """Turn logits into probabilities, in float32 and without overflow."""
+    return torch.sigmoid(torch.from_numpy(logits)).numpy()

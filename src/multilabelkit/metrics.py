@@ -286,7 +286,7 @@ class MultiLabelScorer:
 
 
 def make_multilabel_scorer(metric: str = "f1_macro") -> MultiLabelScorer:
-    """Create a scorer for `cross_val_score`, `GridSearchCV` and `permutation_importance`.
+    """Create a scorer for `cross_val_score`, `cross_validate` and `GridSearchCV`.
 
     Unlike scikit-learn's own scorers it takes `y` in any label format, sorts the columns as the estimator does, and
     leaves unknown labels out.

@@ -23,7 +23,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from multilabelkit.checks import shorten
 from multilabelkit.data.images import COLOR_MODES, InputSpec
 from multilabelkit.errors import InputError, ModelFileError
-from multilabelkit.fitting import BaseImageClassifier, check_classifier
+from multilabelkit.fitting import BaseImageClassifier, check_classifier, describe_network
 from multilabelkit.nn.backbones import create_backbone
 from multilabelkit.nn.heads import LinearHead
 from multilabelkit.nn.network import Network, create_network
@@ -41,7 +41,7 @@ Classifier = TypeVar("Classifier", bound=BaseImageClassifier)
 
 def save_classifier(classifier: BaseImageClassifier, path: str | os.PathLike) -> None:
     """Write a fitted classifier as a model folder."""
-    parameters = classifier.get_params(deep=False)
+    parameters = classifier.get_params(deep=False) | classifier.network_params_
     is_own = not isinstance(parameters["backbone"], str)
     config = {
         "kind": type(classifier).__name__,
@@ -53,6 +53,7 @@ def save_classifier(classifier: BaseImageClassifier, path: str | os.PathLike) ->
         "own_backbone": _name_own(parameters["backbone"]) if is_own else None,
         "classes": _to_plain("classes", classifier.classes_),
         "input": vars(classifier.input_spec_) | {},
+        "split_seed": classifier.split_seed_,
         "thresholds": classifier.thresholds_.tolist(),
         "threshold_report": _report_to_plain(classifier.threshold_report_),
         "history": _to_plain("history", classifier.history_),
@@ -142,6 +143,9 @@ def _restore(kind, config, weights, *, backbone, device) -> Any:
     parameters["device"] = device
     classifier = kind(**parameters)
     check_classifier(classifier)
+    for name in ("batch_size", "num_workers"):
+        if (getattr(classifier, name) or 0) > _MAX_SIZE:
+            raise InputError(f"its {name} is {shorten(getattr(classifier, name))}.")
     if backbone is None and not _BACKBONE_NAME.fullmatch(parameters["backbone"]):
         raise InputError(f"it holds the backbone name {shorten(parameters['backbone'])}.")
     classifier.label_binarizer_ = MultiLabelBinarizer(classes=classes).fit([])
@@ -149,6 +153,8 @@ def _restore(kind, config, weights, *, backbone, device) -> Any:
     classifier.thresholds_ = _check_thresholds(config["thresholds"], classes)
     classifier.threshold_report_ = _restore_report(config["threshold_report"], classes)
     classifier.history_ = [_to_numbers(row) for row in config["history"]]
+    classifier.split_seed_ = _check_seed(config["split_seed"])
+    classifier.network_params_ = describe_network(classifier)
     classifier.input_spec_ = _restore_input(classifier, config["input"])
     classifier.network_ = _restore_network(classifier, weights).to(memory_format=torch.channels_last).eval()
     return classifier
@@ -159,6 +165,12 @@ def _check_classes(classes: Any) -> list[str | int]:
     if kinds not in ({str}, {int}) or len(set(classes)) != len(classes):
         raise InputError("its classes are not a list of different names.")
     return classes
+
+
+def _check_seed(seed: Any) -> int:
+    if type(seed) is not int or not 0 <= seed < 2**32:
+        raise InputError(f"its split_seed is {shorten(seed)}.")
+    return seed
 
 
 def _check_thresholds(thresholds: Any, classes: list[str | int]) -> np.ndarray:

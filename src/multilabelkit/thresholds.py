@@ -8,27 +8,54 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from sklearn.utils import check_random_state
 
-from multilabelkit.checks import Choice, Interval, check_indicator, check_parameters, check_scores, shorten, suggest
+from multilabelkit.checks import (
+    RANDOM_STATE,
+    Choice,
+    Constraint,
+    Interval,
+    check_indicator,
+    check_parameters,
+    check_scores,
+    shorten,
+    suggest,
+)
 from multilabelkit.errors import InputError, MultiLabelKitWarning
 from multilabelkit.metrics import f1_score
 
 __all__ = ["apply_thresholds", "fix_thresholds", "threshold_report", "tune_thresholds"]
 
 OBJECTIVES = ("f1", "global")
-_CONSTRAINTS = {"objective": [Choice(OBJECTIVES)]}
+_CONSTRAINTS: dict[str, list[Constraint]] = {
+    "objective": [Choice(OBJECTIVES)],
+    "n_bootstraps": [Interval(int, 0)],
+    "shrink": [Interval(float, 0)],
+    "random_state": RANDOM_STATE,
+}
 _FEW = 5  # fewer positives than this do not pin a threshold down
+_TINY = 1e-7  # nearest to 0 and 1 that a threshold counts as when logits are averaged
 _N_BINS = 1024  # of the histogram that finds the stretch of scores to sort
 _N_NAMES = 20  # classes that a message lists before it gives a count
 
 
 def tune_thresholds(
-    y_true: Any, proba: Any, *, objective: str = "f1", classes: Sequence[Any] | np.ndarray | None = None
+    y_true: Any,
+    proba: Any,
+    *,
+    objective: str = "f1",
+    n_bootstraps: int = 20,
+    shrink: float = 5,
+    classes: Sequence[Any] | np.ndarray | None = None,
+    random_state: int | np.random.RandomState | None = 0,
 ) -> np.ndarray:
     """Choose one decision threshold per class from held-out predictions.
 
-    Each class is treated on its own: its threshold is the midpoint between two neighbouring probabilities of known
-    samples (or between 0 and the lowest) that gives the best F1; if several do, the one nearest to 0.5, then the lower.
+    A sweep finds the midpoint between two neighbouring probabilities of known samples (or between 0 and the lowest)
+    that gives a class its best F1; if several do, the one nearest to 0.5, then the lower. The best midpoint of few
+    samples is largely luck, so that the threshold of a class is the mean of the sweeps of `n_bootstraps` resamples of
+    its samples, drawn towards the best threshold for all classes together as if that were the choice of `shrink`
+    further positives. Both means are taken of logits.
 
     Parameters
     ----------
@@ -38,9 +65,15 @@ def tune_thresholds(
         Probabilities in [0, 1], from samples not used for training.
     objective : {"f1", "global"}, default="f1"
         "f1" gives every class the threshold of its best F1 and so the best macro-F1. "global" gives all classes the
-        one threshold of the best micro-F1 over all known labels, which suits very few samples.
+        one threshold of the best micro-F1 over all known labels, by a plain sweep, which suits very few samples.
+    n_bootstraps : int, default=20
+        Resamples whose sweeps are averaged. 0 takes the plain sweep, exact on these samples and worse on others.
+    shrink : float, default=5
+        Weight of the global threshold, in positives: a class with 5 of them meets it half-way. 0 leaves it out.
     classes : sequence of shape (n_classes,), default=None
         Names for the warnings; None uses the column numbers.
+    random_state : int, RandomState instance or None, default=0
+        Seed of the resamples.
 
     Returns
     -------
@@ -62,10 +95,13 @@ def tune_thresholds(
     --------
     >>> y_true = np.array([[1, 0], [0, 0], [1, 1]] * 5)
     >>> proba = np.array([[0.40, 0.2], [0.20, 0.1], [0.35, 0.9]] * 5)
-    >>> tune_thresholds(y_true, proba)
+    >>> tune_thresholds(y_true, proba, n_bootstraps=0, shrink=0)
     array([0.275, 0.55 ])
+    >>> tune_thresholds(y_true, proba).round(2)
+    array([0.28, 0.4 ])
     """
-    check_parameters("tune_thresholds", {"objective": objective}, _CONSTRAINTS)
+    given = {"objective": objective, "n_bootstraps": n_bootstraps, "shrink": shrink, "random_state": random_state}
+    check_parameters("tune_thresholds", given, _CONSTRAINTS)
     y_true = check_indicator(y_true)
     proba = check_scores(y_true, proba)
     n_classes = y_true.shape[1]
@@ -80,10 +116,14 @@ def tune_thresholds(
     if objective == "global":
         return np.full(n_classes, _sweep(kind.ravel(), scores.ravel()))
     thresholds = np.full(n_classes, np.nan)
+    seed = check_random_state(random_state).randint(2**31 - 1)
     for place in np.flatnonzero(n_positive):
-        thresholds[place] = _sweep(kind[place], scores[place])
-    if not n_positive.all():
-        thresholds[n_positive == 0] = _sweep(kind.ravel(), scores.ravel())
+        thresholds[place] = _average_sweeps(kind[place], scores[place], n_bootstraps, seed)
+    if shrink or not n_positive.all():
+        for_all = _sweep(kind.ravel(), scores.ravel())
+        thresholds[n_positive == 0] = for_all
+        own = n_positive > 0
+        thresholds[own] = _shrink(thresholds[own], for_all, shrink / (n_positive[own] + shrink))
     for message in filter(None, [_describe_empty(names, n_positive, thresholds), _describe_few(names, n_positive)]):
         warnings.warn(message, MultiLabelKitWarning, stacklevel=2)
     return thresholds
@@ -227,6 +267,34 @@ def join_first(texts: Sequence[str]) -> str:
     """List a few of many things in a message, then how many more there are."""
     rest = f" and {len(texts) - _N_NAMES} more" if len(texts) > _N_NAMES else ""
     return ", ".join(texts[:_N_NAMES]) + rest
+
+
+def _average_sweeps(kind, scores, n_bootstraps, seed):
+    """Return the mean of the best thresholds of resampled scores, or the best one of these scores with 0 resamples."""
+    if not n_bootstraps:
+        return _sweep(kind, scores)
+    known = np.flatnonzero(kind < 2)
+    rows = known[np.lexsort((kind[known], scores[known]))]  # so that the order of the samples does not matter
+    kind, scores = kind[rows], scores[rows]
+    random = np.random.default_rng(seed)
+    draws = (random.integers(len(rows), size=len(rows)) for _ in range(n_bootstraps))
+    swept = [_sweep(kind[draw], scores[draw]) for draw in draws if kind[draw].any()]
+    return _to_proba(_to_logit(np.array(swept)).mean()) if swept else _sweep(kind, scores)
+
+
+def _shrink(thresholds, target, weight):
+    """Move thresholds towards a target by a share of the way, measured in logits; a share of 0 changes nothing."""
+    moved = _to_proba((1 - weight) * _to_logit(thresholds) + weight * _to_logit(target))
+    return np.where(weight > 0, moved, thresholds)
+
+
+def _to_logit(proba):
+    proba = np.clip(proba, _TINY, 1 - _TINY)
+    return np.log(proba) - np.log1p(-proba)
+
+
+def _to_proba(logit):
+    return 1 / (1 + np.exp(-logit))
 
 
 def _sweep(kind, scores):

@@ -248,3 +248,10 @@ def test_workers_decode_only_a_few_batches_ahead():
 def test_no_training_batch_holds_one_image_unless_asked(n_images, batch_size, sizes):
     parts = np.array_split(np.arange(n_images), count_batches(n_images, batch_size))
     assert [len(part) for part in parts] == sizes
+
+
+def test_caches_share_one_budget(monkeypatch):
+    monkeypatch.setattr("multilabelkit.data.loading.CACHE_BYTES", 10 * 8 * 8 * 3)
+    first = PixelReader(IMAGES[:4], size=8, color_mode="rgb", cache=True)
+    second = PixelReader(IMAGES, size=8, color_mode="rgb", cache=True, reserved_bytes=first.cache_bytes)
+    assert (first.cache_bytes, second.cache_bytes) == (4 * 8 * 8 * 3, 6 * 8 * 8 * 3)

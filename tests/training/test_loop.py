@@ -13,12 +13,12 @@ from multilabelkit.data.images import InputSpec
 from multilabelkit.data.loading import PixelReader, iterate_evaluation
 from multilabelkit.data.transforms import AUGMENTATIONS
 from multilabelkit.errors import ImageDecodeError, MultiLabelKitError
-from multilabelkit.inference import predict_logits
+from multilabelkit.inference import predict_logits, sigmoid
 from multilabelkit.nn.backbones import PlainCNN, SmallCNN
 from multilabelkit.nn.heads import LinearHead
 from multilabelkit.nn.network import Network
 from multilabelkit.training import Callback
-from multilabelkit.training.loop import LabelledImages, TrainingSettings, evaluate_network, sigmoid, train_network
+from multilabelkit.training.loop import LabelledImages, TrainingSettings, evaluate_network, train_network
 
 CPU = torch.device("cpu")
 TRAIN_KEYS = ["epoch", "train_loss", "learning_rate", "seconds"]
@@ -404,3 +404,20 @@ def test_lowest_training_loss_is_best_where_no_validation_label_is_known(network
     )
     losses = [row["train_loss"] for row in state.history]
     assert state.best_epoch == int(np.argmin(losses))
+
+
+def test_every_callback_sees_the_end_where_another_fails_to_begin(network, train):
+    class Ends(Callback):
+        ended = False
+
+        def on_train_end(self, state):
+            self.ended = True
+
+    class Fails(Callback):
+        def on_train_begin(self, state):
+            raise RuntimeError("no")
+
+    first = Ends()
+    with pytest.raises(RuntimeError, match=r"^no$"):
+        train_network(network, train, None, spec=create_spec(), settings=create_settings(), callbacks=[first, Fails()])
+    assert first.ended

@@ -12,6 +12,7 @@ import threading
 from collections import deque
 from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -45,6 +46,8 @@ class PixelReader:
     cache : bool
         Keep decoded pixels in memory: as many images, from the first on, as fit in half of the free memory and in
         `CACHE_BYTES`.
+    reserved_bytes : int, default=0
+        Of that room, how much the caches of other readers will take.
 
     Attributes
     ----------
@@ -52,14 +55,21 @@ class PixelReader:
         How many images were decoded so far.
     """
 
-    def __init__(self, sources: Sequence[Any], *, size: int, color_mode: str, cache: bool) -> None:
+    @property
+    def cache_bytes(self) -> int:
+        """How much memory the cache takes once it is full."""
+        return self._cached.nbytes
+
+    def __init__(
+        self, sources: Sequence[Any], *, size: int, color_mode: str, cache: bool, reserved_bytes: int = 0
+    ) -> None:
         self.sources = sources
         self.size = size
         self.color_mode = color_mode
         self.n_decoded = 0
         self._lock = threading.Lock()
         shape = (size, size, COLOR_MODES[color_mode])
-        budget = min(CACHE_BYTES, psutil.virtual_memory().available // 2) if cache else 0
+        budget = max(0, min(CACHE_BYTES, _measure_free_memory() // 2) - reserved_bytes) if cache else 0
         n_cached = min(len(sources), budget // math.prod(shape))
         self._cached = np.empty((n_cached, *shape), dtype=np.uint8)  # memory is taken only as rows are filled
         self._filled = np.zeros(n_cached, dtype=bool)
@@ -79,6 +89,17 @@ class PixelReader:
     def decode(self, source: Any) -> np.ndarray:
         """Decode one source at whatever size is cheapest above the working size."""
         return decode_image(source, color_mode=self.color_mode, min_size=self.size)
+
+
+def _measure_free_memory() -> int:
+    """Return the bytes that are free, in the machine and in the container if there is one."""
+    free = psutil.virtual_memory().available
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text()
+        used = Path("/sys/fs/cgroup/memory.current").read_text()
+        return free if limit.strip() == "max" else max(0, min(free, int(limit) - int(used)))
+    except (OSError, ValueError):
+        return free
 
 
 def count_workers(num_workers: int | None) -> int:

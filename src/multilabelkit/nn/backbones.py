@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import re
 import socket
@@ -170,6 +171,8 @@ def create_backbone(
         network = backbone
     elif callable(backbone):
         network = backbone(**backbone_params)
+        if not isinstance(backbone, type):
+            network = copy.deepcopy(network)  # a function may give the same module every time
         if not isinstance(network, nn.Module):
             raise InputError(
                 f"The backbone {shorten(backbone)} was called and returned {type(network).__name__}; "

@@ -13,7 +13,7 @@ from torch import nn
 
 from multilabelkit.data.images import InputSpec
 from multilabelkit.errors import InputError
-from multilabelkit.nn.backbones import create_backbone
+from multilabelkit.nn.backbones import SmallCNN, create_backbone
 from multilabelkit.nn.heads import LinearHead
 
 NORMALIZATIONS = {"unit": (0.0, 1.0)}
@@ -103,7 +103,7 @@ def create_network(
         image_size=image_size,
         pretrained=pretrained,
         backbone_params=backbone_params,
-    )
+    ).to("cpu", torch.float32)  # where the caller's own may not be; fit chooses the device and the precision
     spec = create_input_spec(body, in_chans=in_chans, image_size=image_size, normalization=normalization)
     network = Network(body, None)
     n_features = _count_features(network, spec)
@@ -124,7 +124,7 @@ def create_input_spec(
     config = getattr(backbone, "pretrained_cfg", None)
     own = resolve_model_data_config(backbone) if config else None
     default_size = own["input_size"][-1] if own else _default_size(backbone)
-    if normalization == "pretrained":
+    if isinstance(normalization, str) and normalization == "pretrained":
         mean, std = (own["mean"], own["std"]) if own else NORMALIZATIONS["unit"]
     else:
         mean, std = NORMALIZATIONS[normalization] if isinstance(normalization, str) else normalization
@@ -137,8 +137,6 @@ def create_input_spec(
 
 
 def _default_size(backbone: nn.Module) -> int:
-    from multilabelkit.nn.backbones import SmallCNN
-
     return 150 if isinstance(backbone, SmallCNN) else 224
 
 

@@ -102,7 +102,7 @@ class Progress(Callback):
 def describe_epoch(state: TrainState) -> str:
     """Put the last epoch into one line."""
     row = state.history[-1]
-    parts = [f"epoch {row['epoch'] + 1}/{state.n_epochs}", f"loss {row['train_loss']:.4f}"]
+    parts = [f"epoch {state.epoch + 1}/{state.n_epochs}", f"loss {row['train_loss']:.4f}"]
     if "valid_loss" in row:
         parts += [f"valid {row['valid_loss']:.4f}", f"mAP {row['valid_map']:.4f}", f"F1 {row['valid_macro_f1']:.4f}"]
     return "  ".join([*parts, f"{row['seconds']:.1f} s"])

@@ -6,11 +6,19 @@ first avoids that (Kumar et al., "Fine-Tuning can Distort Pretrained Features", 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from torch import nn
 
+from multilabelkit.data.images import InputSpec
+from multilabelkit.data.loading import Batch, iterate_evaluation
+from multilabelkit.inference import embed
+from multilabelkit.nn.heads import LinearHead, set_prior_bias
 from multilabelkit.nn.losses import binary_cross_entropy
+from multilabelkit.nn.network import Network
+from multilabelkit.training.loop import LabelledImages, TrainingSettings
 
 
 def fit_linear_head(
@@ -45,7 +53,9 @@ def fit_linear_head(
     x = (x - center) / scale
     coefficients = torch.zeros_like(linear.weight, requires_grad=True)
     bias = linear.bias.detach().clone().requires_grad_()
-    optimizer = torch.optim.LBFGS([coefficients, bias], max_iter=max_steps, line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS(
+        [coefficients, bias], max_iter=max_steps, history_size=10, line_search_fn="strong_wolfe"
+    )
 
     def closure() -> torch.Tensor:
         optimizer.zero_grad()
@@ -58,3 +68,29 @@ def fit_linear_head(
     with torch.no_grad():  # fold the scaling into the layer, which sees the features as they are
         linear.weight.copy_(coefficients / scale)
         linear.bias.copy_(bias - linear.weight @ center)
+
+
+def start_head(
+    network: Network, spec: InputSpec, train: LabelledImages, *, settings: TrainingSettings, learn: bool
+) -> None:
+    """Give the head its start: class frequencies, and with `learn` the best it can do on the frozen features."""
+    assert isinstance(network.head, LinearHead)
+    with np.errstate(invalid="ignore"):
+        n_known = (~np.isnan(train.targets)).sum(axis=0)
+        prior = np.where(n_known > 0, np.nansum(train.targets, axis=0) / np.maximum(n_known, 1), np.nan)
+    set_prior_bias(network.head.linear, prior)
+    if learn:
+        batches = iterate_evaluation(train.reader, batch_size=settings.batch_size, num_workers=settings.num_workers)
+        features = embed(network, _resized(batches, spec), spec=spec, device=settings.device, dtype=settings.dtype)
+        fit_linear_head(network.head.linear, features, train.targets, sample_weight=train.sample_weight)
+
+
+def _resized(batches: Iterator[Batch], spec: InputSpec) -> Iterator[Batch]:
+    """Bring batches that were read with a crop margin to the size the network sees."""
+    for batch in batches:
+        pixels = batch.pixels
+        if pixels.shape[1] != spec.size:
+            images = pixels.permute(0, 3, 1, 2)
+            images = nn.functional.interpolate(images, (spec.size, spec.size), mode="bilinear", antialias=True)
+            pixels = images.permute(0, 2, 3, 1)
+        yield batch._replace(pixels=pixels)

@@ -19,7 +19,7 @@ from multilabelkit.data.images import InputSpec
 from multilabelkit.data.loading import Batch, PixelReader, count_batches, iterate_evaluation, iterate_training
 from multilabelkit.data.transforms import Augmentation, to_network_input
 from multilabelkit.errors import MultiLabelKitError
-from multilabelkit.inference import autocast, predict_logits
+from multilabelkit.inference import autocast, predict_logits, sigmoid
 from multilabelkit.nn.losses import binary_cross_entropy
 from multilabelkit.nn.network import Network
 from multilabelkit.training.callbacks import Callback, TrainState
@@ -41,6 +41,7 @@ class TrainingSettings:
     dtype: torch.dtype
     num_workers: int
     seed: int
+    first_epoch: int = 0  # how many epochs the network has behind it, so that a further fit draws other crops
 
 
 @dataclass(frozen=True)
@@ -83,13 +84,14 @@ def train_network(
     state = TrainState(network=network, n_epochs=settings.max_epochs, n_steps=n_steps)
     run = _Run(network, train, spec=spec, settings=settings, n_steps=n_steps)
     best_score, best_weights = -math.inf, None
-    for callback in callbacks:
-        callback.on_train_begin(state)
     try:
+        for callback in callbacks:
+            callback.on_train_begin(state)
         for epoch in range(settings.max_epochs):
             start = time.perf_counter()
             state.epoch, state.step = epoch, 0
-            row: dict[str, Any] = {"epoch": epoch, "train_loss": run.train_epoch(state, callbacks)}
+            train_loss = run.train_epoch(state, callbacks)
+            row: dict[str, Any] = {"epoch": settings.first_epoch + epoch, "train_loss": train_loss}
             if valid is not None:
                 row |= evaluate_network(run.result, valid, spec=spec, settings=settings)
             row |= {"learning_rate": run.learning_rate, "seconds": time.perf_counter() - start}
@@ -111,13 +113,26 @@ def train_network(
     return state
 
 
+def create_accelerator() -> Accelerator:
+    """Create the accelerator of one training, whatever the process has used accelerate for before.
+
+    Accelerate keeps one state per process, and refuses a second one of another precision or device. So it is told about
+    neither: placement and autocast are ours, and what a launcher or the caller's own loop chose must not leak in.
+    """
+    try:
+        accelerator = Accelerator(device_placement=False, mixed_precision="no", gradient_accumulation_steps=1)
+    except ValueError:  # the caller has made one of another precision
+        accelerator = Accelerator(device_placement=False, gradient_accumulation_steps=1)
+        accelerator.native_amp = False
+    accelerator.sync_gradients = True
+    return accelerator
+
+
 class _Run:
     """The moving parts of one training: network, optimiser, schedule and average, prepared by accelerate."""
 
     def __init__(self, network: Network, train: LabelledImages, *, spec, settings: TrainingSettings, n_steps: int):
-        # Note: accelerate keeps one state per process and refuses a second one of another precision or device, so it is
-        # told about neither: placement and autocast are ours.
-        self.accelerator = Accelerator(device_placement=False)
+        self.accelerator = create_accelerator()
         self.train, self.spec, self.settings = train, spec, settings
         optimizer = create_optimizer(
             network,
@@ -147,7 +162,7 @@ class _Run:
             batch_size=self.settings.batch_size,
             augmentation=self.settings.augmentation,
             seed=self.settings.seed,
-            epoch=state.epoch,
+            epoch=self.settings.first_epoch + state.epoch,
             num_workers=self.settings.num_workers,
         )
         total, n_seen = 0.0, 0
@@ -203,11 +218,6 @@ def evaluate_network(
         "valid_micro_f1": metrics.f1_score(images.targets, y_pred, average="micro"),
         "valid_binary_accuracy": metrics.binary_accuracy(images.targets, y_pred),
     }
-
-
-def sigmoid(logits: np.ndarray) -> np.ndarray:
-    """Turn logits into probabilities, in float32 and without overflow."""
-    return torch.sigmoid(torch.from_numpy(logits)).numpy()
 
 
 def _score_epoch(row: dict[str, Any]) -> float:

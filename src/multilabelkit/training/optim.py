@@ -60,7 +60,8 @@ def create_average(network: nn.Module, *, decay: float) -> AveragedModel:
 
     @torch.no_grad()
     def average(averaged, current, n_averaged) -> None:
-        kept = min(decay, (1 + int(n_averaged)) / (10 + int(n_averaged)))
+        steps = int(n_averaged)
+        kept = min(decay, (1 + steps) / (10 + steps))
         if averaged[0].is_floating_point():
             torch._foreach_lerp_(averaged, current, 1 - kept)
         else:  # counters, such as the number of batches seen
