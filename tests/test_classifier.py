@@ -239,7 +239,8 @@ def test_a_class_without_a_positive_warns_and_gets_the_global_threshold(shapes):
         "No known positive in 1 of 4 classes; they get the threshold that is best for all classes together, "
         f"{threshold:.3g}: 'hexagon'."
     ]
-    alike = create(classes=classifier.classes, thresholds="global").fit(shapes.images, as_labels(shapes.target))
+    with pytest.warns(MultiLabelKitWarning, match="^No image in y is known to have 1 of 4 classes: 'hexagon'"):
+        alike = create(classes=classifier.classes, thresholds="global").fit(shapes.images, as_labels(shapes.target))
     assert alike.thresholds_.tolist() == [threshold] * 4
 
 

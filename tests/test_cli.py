@@ -38,7 +38,7 @@ def test_demo_runs_from_images_to_a_loaded_model(small, tmp_path, capsys, monkey
     assert re.search(r"^macro-F1 [\d.]+ · micro-F1 [\d.]+ · mAP [\d.]+$", printed, flags=re.MULTILINE)
     assert re.search(r"^Done in \d+ s$", printed, flags=re.MULTILINE)
     folder = tmp_path / "some" / "folder"
-    assert sorted(os.listdir(folder)) == ["model", "predictions.png", "test", "train"]
+    assert sorted(os.listdir(folder)) == [".multilabelkit-demo", "model", "predictions.png", "test", "train"]
     assert len(os.listdir(folder / "train")) == 60
     with Image.open(folder / "predictions.png") as picture:
         picture.load()
@@ -113,9 +113,9 @@ def test_wrong_arguments_are_explained_before_anything_is_written(arguments, mes
 def test_an_unwritable_output_folder_is_explained(small, tmp_path, capsys):
     (tmp_path / "file").write_text("mine")
     assert main(["demo", "--output", str(tmp_path / "file")]) == 1
-    folder = tmp_path / "file" / "train"
+    folder = tmp_path / "file"
     assert capsys.readouterr().err == (
-        f"multilabelkit: The demo cannot write its images to '{folder}': Not a directory. "
+        f"multilabelkit: The demo cannot write its images to '{folder}': File exists. "
         "Choose another folder with --output.\n"
     )
 

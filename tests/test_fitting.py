@@ -72,7 +72,7 @@ def whole(message):
         ({"precision": "fp16"}, "'auto', 'bf16' or 'fp32'", "'fp16'"),
         ({"num_workers": -1}, "an integer >= 0, or None", "-1"),
         ({"random_state": -1}, "an integer >= 0 and <= 4294967295, or None, or a numpy RandomState", "-1"),
-        ({"verbose": None}, "an integer >= 0", "None"),
+        ({"verbose": None}, "an integer >= 0, or True or False", "None"),
         ({"callbacks": Callback()}, "None or a list of multilabelkit.training.Callback", None),
         ({"callbacks": [Callback]}, "None or a list of multilabelkit.training.Callback", None),
     ],

@@ -153,7 +153,8 @@ def test_thresholds_keep_float32_scores_apart_in_float32_too(table):
     y_true, proba = table
     thresholds = tune_quietly(y_true, proba)
     narrow = proba.astype(np.float32) >= thresholds.astype(np.float32)
-    np.testing.assert_array_equal(narrow, proba >= thresholds)
+    tuned_on = ~np.isnan(y_true) & (y_true == 1).any(axis=0)
+    np.testing.assert_array_equal(narrow[tuned_on], (proba >= thresholds)[tuned_on])
 
 
 @settings(max_examples=200, deadline=None)

@@ -14,7 +14,7 @@ VALID = {"valid_loss": 0.4, "valid_map": 0.87654, "valid_macro_f1": 0.5}
 
 
 def create_state(**params):
-    return TrainState(Network(nn.Flatten(), None), n_epochs=12, n_steps=3, history=[ROW], **params)
+    return TrainState(Network(nn.Flatten(), None), n_epochs=12, n_steps=3, epoch=1, history=[ROW], **params)
 
 
 def test_train_state_starts_before_the_first_step():
