@@ -15,6 +15,7 @@ from multilabelkit.fitting import (
     BaseImageClassifier,
     check_classifier,
     check_same_length,
+    check_sources,
     check_validation_data,
     choose_validation_rows,
     draw_seed,
@@ -171,7 +172,7 @@ def test_check_same_length_counts_both():
 )
 def test_what_is_wrong_with_the_validation_data_says_so(data, message):
     with pytest.raises(InputError, match=whole(message)):
-        check_validation_data(data, classes=np.array(["sea", "sun"]), label_sep=None)
+        check_validation_data(MultiLabelImageClassifier(), data, classes=np.array(["sea", "sun"]))
 
 
 def test_missing_validation_images_are_listed_by_their_rows_there(tmp_path):
@@ -182,7 +183,7 @@ def test_missing_validation_images_are_listed_by_their_rows_there(tmp_path):
     )
     with pytest.raises(ImageDecodeError, match=whole(message)) as caught:
         check_validation_data(
-            ([np.zeros((8, 8)), *paths], [[], ["sea"], ["sea"]]), classes=np.array(["sea"]), label_sep=None
+            MultiLabelImageClassifier(), ([np.zeros((8, 8)), *paths], [[], ["sea"], ["sea"]]), classes=np.array(["sea"])
         )
     assert caught.value.paths == tuple(paths)
     assert caught.value.rows == (1, 2)
@@ -291,7 +292,7 @@ def test_resized_brings_batches_to_the_size_of_the_network():
     assert (batch.pixels == 7).all()
 
 
-def test_list_bad_images_lists_missing_ones_first_then_broken_ones(tmp_path):
+def test_list_bad_images_lists_broken_and_missing_ones(tmp_path):
     (tmp_path / "empty.png").touch()
     (tmp_path / "text.png").write_text("no image")
     sources = [np.zeros((8, 8)), tmp_path / "empty.png", tmp_path / "text.png"]
@@ -300,8 +301,15 @@ def test_list_bad_images_lists_missing_ones_first_then_broken_ones(tmp_path):
         list_bad_images(classifier, sources)
     assert caught.value.rows == (1, 2)
     assert caught.value.reasons == ("the file is empty", "it is not an image file of a known format")
-    with pytest.raises(
-        ImageDecodeError, match=r"^Cannot decode 1 of 4 images in validation_data: '.*gone\.png' at row 3"
-    ):
-        list_bad_images(classifier, [*sources, tmp_path / "gone.png"], where="validation_data")
     list_bad_images(classifier, sources[:1])
+
+
+def test_check_sources_lists_broken_ones_too_once_a_file_is_missing(tmp_path):
+    (tmp_path / "text.png").write_text("no image")
+    sources = [np.zeros((8, 8)), tmp_path / "text.png", tmp_path / "gone.png"]
+    classifier = MultiLabelImageClassifier(num_workers=2)
+    check_sources(classifier, sources[:2])  # only looks whether files are there
+    with pytest.raises(ImageDecodeError, match=r"^Cannot decode 2 of 3 images in validation_data; ") as caught:
+        check_sources(classifier, sources, where="validation_data")
+    assert caught.value.rows == (1, 2)
+    assert caught.value.reasons == ("it is not an image file of a known format", "the file does not exist")

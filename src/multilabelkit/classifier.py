@@ -14,7 +14,7 @@ from torch import nn
 
 from multilabelkit import metrics
 from multilabelkit.checks import Interval, check_parameters, check_sample_weight
-from multilabelkit.data.images import check_files_exist, check_images
+from multilabelkit.data.images import check_images
 from multilabelkit.data.labels import as_labels, encode_labels
 from multilabelkit.errors import ImageDecodeError
 from multilabelkit.fitting import (
@@ -23,6 +23,7 @@ from multilabelkit.fitting import (
     check_groups,
     check_same_length,
     check_same_network,
+    check_sources,
     check_validation_data,
     choose_validation_rows,
     compute_logits,
@@ -198,7 +199,7 @@ class MultiLabelImageClassifier(ClassifierMixin, BaseImageClassifier):
         """
         check_classifier(self)
         sources = check_images(X)
-        check_files_exist(sources)
+        check_sources(self, sources)
         going_on = self.warm_start and hasattr(self, "network_")
         if going_on:
             check_same_network(self)
@@ -243,7 +244,7 @@ class MultiLabelImageClassifier(ClassifierMixin, BaseImageClassifier):
         """Return the rows to train on and the (sources, targets) to validate on, or None."""
         everything = np.arange(len(sources))
         if validation_data is not None:
-            return everything, check_validation_data(validation_data, classes=classes, label_sep=self.label_sep)
+            return everything, check_validation_data(self, validation_data, classes=classes)
         if self.validation_fraction is None:
             return everything, None
         rows, held_out = choose_validation_rows(targets, fraction=self.validation_fraction, groups=groups, seed=seed)

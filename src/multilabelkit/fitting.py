@@ -34,7 +34,7 @@ from multilabelkit.nn.heads import LinearHead
 from multilabelkit.nn.network import NORMALIZATIONS, Network, create_network
 from multilabelkit.stratification import split_rows
 from multilabelkit.thresholds import OBJECTIVES, join_first
-from multilabelkit.training.callbacks import Callback, Progress
+from multilabelkit.training.callbacks import Callback, Progress, announce
 from multilabelkit.training.head_first import start_head
 from multilabelkit.training.loop import LabelledImages, TrainingSettings, TrainState, train_network
 
@@ -248,7 +248,7 @@ def check_same_length(sources: Sequence[Any], targets: np.ndarray) -> None:
 
 
 def check_validation_data(
-    validation_data: Any, *, classes: np.ndarray, label_sep: str | None
+    classifier: BaseImageClassifier, validation_data: Any, *, classes: np.ndarray
 ) -> tuple[list[Any], np.ndarray]:
     """Return the sources and targets of a pair (X, y), whose complaints say that they are about this pair."""
     if not isinstance(validation_data, (tuple, list)) or len(validation_data) != 2:
@@ -256,11 +256,11 @@ def check_validation_data(
     X, y = validation_data
     try:
         sources = check_images(X)
-        targets, _ = encode_labels(y, classes=classes, label_sep=label_sep)
+        targets, _ = encode_labels(y, classes=classes, label_sep=classifier.label_sep)
         check_same_length(sources, targets)
     except InputError as error:
         raise InputError(f"In validation_data: {error}") from error
-    check_files_exist(sources, where="validation_data")
+    check_sources(classifier, sources, where="validation_data")
     return sources, targets
 
 
@@ -371,13 +371,10 @@ def fit_network(
     reader = PixelReader(sources, size=size, color_mode=spec.color_mode, cache=cache, reserved_bytes=reserved)
     train_images = LabelledImages(reader, targets, weight)
     if is_new and isinstance(network.head, LinearHead):
-        start_head(
-            network,
-            spec,
-            train_images,
-            settings=settings,
-            learn=classifier.head_first and has_learnt_features(classifier),
-        )
+        learn = classifier.head_first and has_learnt_features(classifier)
+        if learn and classifier.verbose:
+            announce(f"fitting the head on features of {len(sources)} images")
+        start_head(network, spec, train_images, settings=settings, learn=learn)
     callbacks = [*(classifier.callbacks or ()), *([Progress()] if classifier.verbose else [])]
     state = train_network(network, train_images, valid_images, spec=spec, settings=settings, callbacks=callbacks)
     if valid_images is None:
@@ -408,8 +405,16 @@ def compute_logits(classifier: BaseImageClassifier, X: Any) -> np.ndarray:
         raise
 
 
+def check_sources(classifier: BaseImageClassifier, sources: Sequence[Any], *, where: str = "X") -> None:
+    """Refuse files that are not there, before any work; the error also lists those that cannot be decoded."""
+    try:
+        check_files_exist(sources, where=where)
+    except ImageDecodeError:
+        list_bad_images(classifier, sources, where=where)
+        raise
+
+
 def list_bad_images(classifier: BaseImageClassifier, sources: Sequence[Any], *, where: str = "X") -> None:
     """After one image has failed, look at all of them and raise the error that lists every bad one."""
-    check_files_exist(sources, where=where)
     reader = PixelReader(sources, size=1, color_mode=classifier.color_mode, cache=False)
     check_decodable(sources, reader.decode, num_workers=count_workers(classifier.num_workers), where=where)

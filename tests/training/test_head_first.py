@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -5,7 +7,13 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
+from multilabelkit.data.images import InputSpec
+from multilabelkit.data.loading import PixelReader
+from multilabelkit.nn.heads import LinearHead
+from multilabelkit.nn.network import Network
+from multilabelkit.training import head_first
 from multilabelkit.training.head_first import fit_linear_head
+from multilabelkit.training.loop import LabelledImages
 
 NAN = np.nan
 
@@ -107,3 +115,17 @@ def test_head_takes_read_only_labels_and_stays_trainable():
     assert linear.weight.requires_grad
     assert linear.weight.is_leaf
     assert linear.weight.grad is None
+
+
+def test_start_head_penalises_more_where_images_are_few(monkeypatch):
+    penalties = []
+    monkeypatch.setattr(head_first, "fit_linear_head", lambda *args, penalty, **_: penalties.append(penalty))
+    monkeypatch.setattr(head_first, "embed", lambda *args, **_: np.zeros((n_images, 2)))
+    network = Network(nn.Flatten(), LinearHead(2, 1, dropout=0.0))
+    settings = SimpleNamespace(batch_size=8, num_workers=0, device=torch.device("cpu"), dtype=torch.float32)
+    for n_images in (10, 100, 500, 1000, 5000):
+        targets = np.zeros((n_images, 1), dtype=np.float32)
+        train = LabelledImages(PixelReader([], size=8, color_mode="rgb", cache=False), targets)
+        spec = InputSpec(8, 3, (0.5,) * 3, (0.5,) * 3)
+        head_first.start_head(network, spec, train, settings=settings, learn=True)
+    np.testing.assert_allclose(penalties, [0.1, 0.1, 0.02, 0.01, 0.01])

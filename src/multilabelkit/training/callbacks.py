@@ -69,7 +69,7 @@ class Callback:
 
 
 class Progress(Callback):
-    """A progress bar in a terminal or a notebook; where there is neither, one plain line an epoch on stderr."""
+    """One line an epoch on stderr, and in a terminal or a notebook a progress bar beneath it."""
 
     def __init__(self) -> None:
         self._bar: tqdm | None = None
@@ -78,7 +78,8 @@ class Progress(Callback):
     def on_train_begin(self, state: TrainState) -> None:
         """Open the bar."""
         if self._interactive:
-            self._bar = tqdm(total=state.n_epochs * state.n_steps, unit="batch", dynamic_ncols=True, leave=True)
+            self._bar = tqdm(total=state.n_epochs * state.n_steps, unit="batch", dynamic_ncols=True, leave=False)
+            self._bar.set_description_str(f"epoch 1/{state.n_epochs}")
 
     def on_step_end(self, state: TrainState) -> None:
         """Move the bar."""
@@ -87,16 +88,19 @@ class Progress(Callback):
 
     def on_epoch_end(self, state: TrainState) -> None:
         """Show the epoch's numbers."""
-        text = describe_epoch(state)
+        announce(describe_epoch(state))
         if self._bar is not None:
-            self._bar.set_description_str(text)
-        else:
-            tqdm.write(text, file=sys.stderr)
+            self._bar.set_description_str(f"epoch {min(state.epoch + 2, state.n_epochs)}/{state.n_epochs}")
 
     def on_train_end(self, state: TrainState) -> None:
         """Close the bar."""
         if self._bar is not None:
             self._bar.close()
+
+
+def announce(text: str) -> None:
+    """Write a line on stderr, above the progress bar if there is one."""
+    tqdm.write(text, file=sys.stderr)
 
 
 def describe_epoch(state: TrainState) -> str:

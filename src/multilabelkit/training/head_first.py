@@ -82,7 +82,12 @@ def start_head(
     if learn:
         batches = iterate_evaluation(train.reader, batch_size=settings.batch_size, num_workers=settings.num_workers)
         features = embed(network, _resized(batches, spec), spec=spec, device=settings.device, dtype=settings.dtype)
-        fit_linear_head(network.head.linear, features, train.targets, sample_weight=train.sample_weight)
+        # Few images need a stronger penalty, or the start is far too sure of itself: on 100 photographs of scenes the
+        # held-out loss is 0.31 with 0.1 and 0.36 with 0.01.
+        penalty = min(0.1, 1e-2 * max(1.0, 1000 / len(features)))
+        fit_linear_head(
+            network.head.linear, features, train.targets, penalty=penalty, sample_weight=train.sample_weight
+        )
 
 
 def _resized(batches: Iterator[Batch], spec: InputSpec) -> Iterator[Batch]:
