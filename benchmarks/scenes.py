@@ -5,7 +5,8 @@
     python benchmarks/scenes.py speed        images a second, beside the network alone, taken in turn
 
 The photographs, the pretrained backbone and the script that measures the network alone are not part of the repository;
-MULTILABELKIT_DATA names their folder. Run on a quiet machine. Nothing is chosen on the images a score is reported on.
+MULTILABELKIT_DATA names their folder. Run on a quiet machine. A fit sees nothing of the images
+it is scored on.
 """
 
 from __future__ import annotations
