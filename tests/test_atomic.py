@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from multilabelkit import atomic
-from multilabelkit.atomic import find_folder, name_previous, write_file, write_folder
+from multilabelkit.atomic import find_folder, name_previous, write_folder
 
 OLD, NEW = {"a": b"old", "b": b"old"}, {"a": b"new", "c": b"new"}
 
@@ -26,47 +26,6 @@ def way(request, monkeypatch):
     if request.param == "two renames":
         monkeypatch.setattr(atomic, "_exchange", lambda one, other: False)
     return request.param
-
-
-def test_write_file_makes_a_file(tmp_path):
-    write_file(tmp_path / "x", b"new")
-    assert read(tmp_path) == {"x": b"new"}
-
-
-def test_write_file_replaces_a_file(tmp_path):
-    (tmp_path / "x").write_bytes(b"old")
-    write_file(str(tmp_path / "x"), b"new")
-    assert read(tmp_path) == {"x": b"new"}
-
-
-@pytest.mark.parametrize("call", ["fsync", "replace"])
-def test_write_file_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, call):
-    (tmp_path / "x").write_bytes(b"old")
-    monkeypatch.setattr(os, call, fail)
-    with pytest.raises(OSError, match="No space left on device"):
-        write_file(tmp_path / "x", b"new")
-    assert read(tmp_path) == {"x": b"old"}
-
-
-def test_write_file_that_is_interrupted_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
-    def interrupt(descriptor):
-        raise KeyboardInterrupt
-
-    (tmp_path / "x").write_bytes(b"old")
-    monkeypatch.setattr(os, "fsync", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        write_file(tmp_path / "x", b"new")
-    assert read(tmp_path) == {"x": b"old"}
-
-
-def test_files_are_on_disk_before_their_name_is(tmp_path, monkeypatch):
-    """Renaming a file whose content is not yet on disk would, after a power cut, leave an empty file of that name."""
-    calls = []
-    for name in ("fsync", "replace"):
-        real = getattr(os, name)
-        monkeypatch.setattr(os, name, lambda *a, _name=name, _real=real: (calls.append(_name), _real(*a))[1])
-    write_file(tmp_path / "x", b"new")
-    assert calls == ["fsync", "replace", "fsync"]  # the file, its name, the folder that holds the name
 
 
 def test_write_folder_makes_a_folder(tmp_path):

@@ -15,19 +15,6 @@ _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 
 
-def write_file(path: str | os.PathLike, content: bytes) -> None:
-    """Write a file so that a reader sees the old one or the new one, never a part, also after a crash."""
-    path = Path(path)
-    temporary = _name_temporary(path)
-    try:
-        _write_synced(temporary, content)
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
-
-
 def write_folder(path: str | os.PathLike, files: Mapping[str, bytes]) -> None:
     """Write a folder of files so that a reader sees the old folder or the new one, never a mixture.
 
