@@ -25,6 +25,7 @@ inference
 features
 training
 embedder linear tuned
+parameters
 fitting
 saving
 classifier exclusive

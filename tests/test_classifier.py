@@ -16,14 +16,18 @@ from scipy import sparse
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from torch import nn
+from torchvision.transforms import v2
 
 from multilabelkit import MultiLabelImageClassifier, as_labels, fitting, metrics
-from multilabelkit.data.images import encode_png
+from multilabelkit.data import loading
+from multilabelkit.data.images import decode_image, encode_png
+from multilabelkit.data.transforms import resize_pixels
 from multilabelkit.errors import ImageDecodeError, InputError, MultiLabelKitWarning
 from multilabelkit.report import MultiLabelReport
 from multilabelkit.thresholds import tune_thresholds
 from multilabelkit.training import Callback, loop
 
+SKIP = ", or fit with on_bad_image='skip' to train without what is bad"
 FAST = {"image_size": 32, "max_epochs": 1, "verbose": 0, "validation_fraction": 0.4, "random_state": 0}
 
 
@@ -388,6 +392,92 @@ def test_how_images_are_read_changes_nothing(fitted, shapes, parameters):
     assert_equal_weights(classifier.network_.state_dict(), fitted.network_.state_dict())
 
 
+def test_images_in_every_form_give_the_same_predictions(fitted, shapes, paths):
+    """Paths, URLs, bytes, PIL images, arrays and tensors of the same pixels."""
+    expected = fitted.decision_function(shapes.images[:6])
+    forms = {
+        "paths": paths[:6],
+        "URLs": [path.as_uri() for path in paths[:6]],
+        "bytes": [path.read_bytes() for path in paths[:6]],
+        "PIL images": [Image.fromarray(image) for image in shapes.images[:6]],
+        "16 bits": shapes.images[:6].astype(np.uint16) * 257,
+        "floats": shapes.images[:6] / 255,
+        "tensor": torch.from_numpy(shapes.images[:6]).permute(0, 3, 1, 2),
+        "column": pd.Series([str(path) for path in paths[:6]]),
+    }
+    for name, X in forms.items():
+        np.testing.assert_array_equal(fitted.decision_function(X), expected, err_msg=name)
+
+
+def test_a_cache_folder_spares_a_second_fit_all_decoding(fitted, shapes, paths, tmp_path, monkeypatch):
+    decoded = []
+
+    def count(source, **limits):
+        decoded.append(source)
+        return decode_image(source, **limits)
+
+    monkeypatch.setattr(loading, "decode_image", count)
+    for expected in (48, 0):
+        decoded.clear()
+        classifier = create(max_epochs=4, pixel_cache=tmp_path / "pixels").fit(paths, shapes.target)
+        assert len(decoded) == expected
+        assert_equal_weights(classifier.network_.state_dict(), fitted.network_.state_dict())
+    assert list((tmp_path / "pixels").rglob("*.tmp")) == []
+
+
+def test_an_interrupted_fit_leaves_its_cache_to_the_next(shapes, paths, tmp_path):
+    classifier = create(max_epochs=2, pixel_cache=tmp_path / "pixels", callbacks=[_Interrupt("epoch")])
+    with pytest.raises(KeyboardInterrupt):
+        classifier.fit(paths, shapes.target)
+    names = sorted(path.name.split(".", 1)[1] for path in (tmp_path / "pixels").rglob("*.*") if path.is_file())
+    assert names == ["digests.npy", "digests.npy", "pixels.npy", "pixels.npy"]  # for training and for validation
+
+
+@pytest.mark.parametrize("resize", ["pad", "crop"])
+def test_predict_resizes_as_fit_did(shapes, resize):
+    wide = shapes.images[:, 4:-4]
+    classifier = create(resize=resize).fit(wide, shapes.target)
+    assert classifier.input_spec_.resize == resize
+    by_hand = np.stack([resize_pixels(image, 32, resize=resize) for image in wide])
+    np.testing.assert_array_equal(classifier.decision_function(wide), classifier.decision_function(by_hand))
+    assert not np.array_equal(
+        classifier.decision_function(wide), classifier.decision_function([resize_pixels(image, 32) for image in wide])
+    )
+
+
+def test_dataset_normalization_is_that_of_the_training_images(shapes):
+    classifier = create(normalization="dataset", validation_fraction=None).fit(shapes.images, shapes.target)
+    spec = classifier.input_spec_
+    np.testing.assert_allclose(spec.mean, (shapes.images / 255).mean(axis=(0, 1, 2)))
+    np.testing.assert_allclose(spec.std, (shapes.images / 255).std(axis=(0, 1, 2)))
+
+
+def test_dataset_normalization_survives_a_channel_without_contrast(shapes):
+    images = shapes.images.copy()
+    images[..., 2] = 7
+    classifier = create(normalization="dataset").fit(images, shapes.target)
+    assert classifier.input_spec_.std[2] == 1 / 255
+    assert np.isfinite(classifier.decision_function(images)).all()
+
+
+@pytest.mark.parametrize("num_workers", [0, 3])
+def test_a_transform_of_torchvision_augments_the_same_with_any_number_of_workers(shapes, num_workers):
+    transform = v2.Compose([v2.RandomRotation(20), v2.ColorJitter(0.3), v2.RandomResizedCrop(32)])
+    first = create(augment=transform, num_workers=1).fit(shapes.images, shapes.target)
+    torch.rand(7)  # whatever the caller drew
+    second = create(augment=transform, num_workers=num_workers).fit(shapes.images, shapes.target)
+    assert_equal_weights(second.network_.state_dict(), first.network_.state_dict())
+    other = create(augment=transform, random_state=1).fit(shapes.images, shapes.target)
+    assert not torch.equal(other.network_.head.linear.weight, first.network_.head.linear.weight)
+
+
+def test_a_transform_that_returns_no_image_is_named(shapes):
+    with pytest.raises(InputError, match=r"^The 'augment' transform Compose\(.* must return an image tensor"):
+        create(augment=v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.5], [0.1])])).fit(
+            shapes.images, shapes.target
+        )
+
+
 def test_grey_images_and_another_size(shapes):
     classifier = create(color_mode="grey", image_size=20).fit(shapes.images, shapes.target)
     assert (classifier.input_spec_.size, classifier.input_spec_.channels) == (20, 1)
@@ -642,7 +732,7 @@ def test_all_missing_images_are_listed(fitted, shapes, paths, tmp_path, method):
     images = [missing[0], *paths[1:47], missing[1]]
     message = (
         f"Cannot decode 2 of 48 images in X; the first is '{missing[0]}' at row 0: the file does not exist. "
-        "Repair or remove them (all are listed in error.paths and error.rows)."
+        f"Repair or remove them (all are listed in error.paths and error.rows){SKIP if method == 'fit' else ''}."
     )
     with pytest.raises(ImageDecodeError, match=whole(message)) as caught:
         getattr(copy.copy(fitted), method)(images, *([shapes.target] if method == "fit" else []))
@@ -668,7 +758,7 @@ def test_all_broken_images_are_listed(fitted, shapes, paths, tmp_path, kind):
     images, broken = break_images(paths, tmp_path)
     message = (
         f"Cannot decode 3 of 48 images in X; the first is '{broken[0]}' at row 5: the file is empty. "
-        "Repair or remove them (all are listed in error.paths and error.rows)."
+        f"Repair or remove them (all are listed in error.paths and error.rows){SKIP if kind != 'predict' else ''}."
     )
     classifier = fitted if kind == "predict" else create("small_cnn" if kind == "fit" else TinyNetwork)
     call = classifier.predict if kind == "predict" else partial(classifier.fit, y=shapes.target)
@@ -676,7 +766,10 @@ def test_all_broken_images_are_listed(fitted, shapes, paths, tmp_path, kind):
         call(images)
     assert caught.value.paths == broken
     assert caught.value.rows == (5, 20, 47)
-    assert caught.value.reasons[:2] == ("the file is empty", "it is not an image file of a known format")
+    assert caught.value.reasons[:2] == (
+        "the file is empty",
+        "it is not an image of a format that is read (JPEG, PNG, WEBP, GIF, BMP, TIFF, PPM)",
+    )
     assert caught.value.reasons[2].startswith("the file is damaged or unsupported (")
     assert [thread.name for thread in threading.enumerate() if "multilabelkit" in thread.name] == []
 
@@ -703,12 +796,102 @@ def test_broken_images_of_the_validation_data_are_listed_by_their_rows_there(sha
     images, broken = break_images(paths, tmp_path)
     message = (
         f"Cannot decode 3 of 48 images in validation_data; the first is '{broken[0]}' at row 5: the file is empty. "
-        "Repair or remove them (all are listed in error.paths and error.rows)."
+        f"Repair or remove them (all are listed in error.paths and error.rows){SKIP}."
     )
     with pytest.raises(ImageDecodeError, match=whole(message)) as caught:
         create().fit(shapes.images, shapes.target, validation_data=(images, shapes.target))
     assert caught.value.paths == broken
     assert caught.value.rows == (5, 20, 47)
+
+
+@pytest.mark.parametrize("with_groups", [False, True])
+def test_skip_trains_on_the_good_images_alone(shapes, paths, tmp_path, with_groups):
+    images, broken = break_images(paths, tmp_path)
+    good = np.delete(np.arange(48), [5, 20, 47])
+    weight, groups = np.arange(1.0, 49.0), np.arange(48) // 3
+    expected = create().fit(
+        [paths[row] for row in good],
+        shapes.target.iloc[good],
+        sample_weight=weight[good],
+        groups=groups[good] if with_groups else None,
+    )
+    with pytest.warns(
+        MultiLabelKitWarning, match=r"^Cannot decode 3 of 48 images in X; .* They are left out"
+    ) as caught:
+        classifier = create(on_bad_image="skip").fit(
+            images, shapes.target, sample_weight=weight, groups=groups.tolist() if with_groups else None
+        )
+    assert caught[0].filename == __file__
+    assert str(broken[0]) in str(caught[0].message)
+    assert_equal_weights(classifier.network_.state_dict(), expected.network_.state_dict())
+    with pytest.raises(ImageDecodeError):
+        classifier.predict(images)
+
+
+def test_skip_leaves_bad_validation_images_out(shapes, paths, tmp_path):
+    images, _ = break_images(paths, tmp_path)
+    with pytest.warns(MultiLabelKitWarning, match=r"^Cannot decode 3 of 48 images in validation_data; "):
+        classifier = create(on_bad_image="skip").fit(
+            shapes.images, shapes.target, validation_data=(images, shapes.target)
+        )
+    good = np.delete(np.arange(48), [5, 20, 47])
+    assert classifier.threshold_report_["n_positive"].tolist() == shapes.target.iloc[good].sum().tolist()
+
+
+def test_nan_gives_bad_images_rows_of_nan(fitted, paths, tmp_path):
+    images, broken = break_images(paths, tmp_path)
+    classifier = copy.copy(fitted).set_params(on_bad_image="nan")
+    bad = [5, 20, 47]
+    good = np.delete(np.arange(48), bad)
+    message = (
+        f"Cannot decode 3 of 48 images in X; the first is '{broken[0]}' at row 5: the file is empty. Their rows are "
+        f"NaN, as on_bad_image='nan' asks. Others: '{broken[1]}', '{broken[2]}'."
+    )
+    with pytest.warns(MultiLabelKitWarning, match=whole(message)) as caught:
+        proba = classifier.predict_proba(images)
+    assert len(caught) == 1
+    assert caught[0].filename == __file__
+    assert np.isnan(proba[bad]).all()
+    np.testing.assert_allclose(proba[good], fitted.predict_proba(paths)[good], atol=1e-6)
+    with pytest.warns(MultiLabelKitWarning) as caught:
+        predicted = classifier.predict(images)
+    assert caught[0].filename == __file__
+    assert predicted.dtype == np.float64
+    assert np.isnan(predicted[bad]).all()
+    np.testing.assert_array_equal(predicted[good], fitted.predict(paths)[good])
+
+
+@pytest.mark.parametrize("top_k", [None, 2])
+def test_nan_gives_bad_images_no_labels(fitted, paths, tmp_path, top_k):
+    images, _ = break_images(paths, tmp_path)
+    classifier = copy.copy(fitted).set_params(on_bad_image="nan")
+    with pytest.warns(MultiLabelKitWarning, match="Their rows are NaN"):
+        labels = classifier.predict_labels(images, top_k=top_k)
+    expected = fitted.predict_labels(paths, top_k=top_k)
+    assert [row for row in range(48) if labels[row] is None] == [5, 20, 47]
+    assert all(one == other for one, other in zip(labels, expected, strict=True) if one is not None)
+
+
+def test_nan_changes_nothing_where_every_image_is_sound(fitted, paths):
+    classifier = copy.copy(fitted).set_params(on_bad_image="nan")
+    assert classifier.predict(paths).dtype == np.int64
+    np.testing.assert_array_equal(classifier.predict_proba(paths), fitted.predict_proba(paths))
+
+
+@pytest.mark.parametrize("method", ["score", "evaluate", "fit"])
+def test_nan_neither_scores_nor_fits_some_of_the_images(fitted, shapes, paths, tmp_path, method):
+    images, _ = break_images(paths, tmp_path)
+    classifier = copy.copy(fitted).set_params(on_bad_image="nan")
+    with pytest.raises(ImageDecodeError, match=r"^Cannot decode 3 of 48 images in X; "):
+        getattr(classifier, method)(images, shapes.target)
+
+
+def test_too_many_pixels_are_refused_in_fit_and_predict(fitted, shapes, paths):
+    message = r"row 0: it has 1,024 pixels, more than max_pixels=1,023\."
+    with pytest.raises(ImageDecodeError, match=message):
+        copy.copy(fitted).set_params(max_pixels=1023).predict(paths)
+    with pytest.raises(ImageDecodeError, match=message):
+        create(max_pixels=1023).fit(paths, shapes.target)
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,19 @@
 import pickle
 
+import numpy as np
 import pytest
 
 from multilabelkit import errors
-from multilabelkit.errors import ImageDecodeError, InputError, MissingExtraError, ModelFileError, MultiLabelKitError
+from multilabelkit.errors import (
+    ImageDecodeError,
+    InputError,
+    MissingExtraError,
+    ModelFileError,
+    MultiLabelKitError,
+    MultiLabelKitWarning,
+    warn,
+)
+from multilabelkit.thresholds import tune_thresholds
 
 
 @pytest.mark.parametrize("kind", [InputError, ImageDecodeError, ModelFileError, MissingExtraError])
@@ -54,3 +64,12 @@ def test_decode_error_survives_pickling_with_its_lists(kind, protocol):
 @pytest.mark.parametrize("kind", [InputError, ModelFileError, MissingExtraError])
 def test_other_errors_survive_pickling(kind):
     assert pickle.loads(pickle.dumps(kind("text"))).args == ("text",)
+
+
+def test_warn_points_at_the_first_line_outside_the_package():
+    with pytest.warns(MultiLabelKitWarning, match=r"^so$") as caught:
+        warn("so")
+    assert caught[0].filename == __file__
+    with pytest.warns(MultiLabelKitWarning, match=r"^Fewer than 5 known positives") as caught:
+        tune_thresholds(np.array([[1], [0]]), np.array([[0.9], [0.1]]))
+    assert caught[0].filename == __file__

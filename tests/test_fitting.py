@@ -1,4 +1,3 @@
-import inspect
 import re
 
 import numpy as np
@@ -6,17 +5,14 @@ import pytest
 import torch
 from torch import nn
 
-from multilabelkit import fitting
 from multilabelkit.classifier import MultiLabelImageClassifier
 from multilabelkit.data.images import InputSpec
 from multilabelkit.data.loading import PixelReader, iterate_evaluation
-from multilabelkit.errors import ImageDecodeError, InputError
+from multilabelkit.errors import ImageDecodeError, InputError, MultiLabelKitWarning
 from multilabelkit.fitting import (
-    BaseImageClassifier,
-    check_classifier,
     check_same_length,
-    check_sources,
     check_validation_data,
+    choose_usable_rows,
     choose_validation_rows,
     draw_seed,
     has_learnt_features,
@@ -25,124 +21,15 @@ from multilabelkit.fitting import (
 )
 from multilabelkit.nn.heads import LinearHead
 from multilabelkit.nn.network import Network
-from multilabelkit.training import Callback, head_first
+from multilabelkit.training import head_first
 from multilabelkit.training.head_first import start_head
 from multilabelkit.training.loop import LabelledImages
+
+UNKNOWN_FORMAT = "it is not an image of a format that is read (JPEG, PNG, WEBP, GIF, BMP, TIFF, PPM)"
 
 
 def whole(message):
     return f"^{re.escape(message)}$"
-
-
-@pytest.mark.parametrize(
-    ("parameters", "must", "got"),
-    [
-        ({"backbone": 50}, "a name, a torch.nn.Module or a callable", "50"),
-        ({"image_size": 0}, "an integer >= 1, or None", "0"),
-        ({"image_size": 32.0}, "an integer >= 1, or None", "32.0"),
-        ({"color_mode": "gray"}, "'rgb' or 'grey'", "'gray'"),
-        ({"normalization": "imagenet"}, "'pretrained' or 'unit', or a pair (mean, std) with std > 0", "'imagenet'"),
-        ({"normalization": "01"}, "'pretrained' or 'unit', or a pair (mean, std) with std > 0", "'01'"),
-        ({"normalization": (0.5, 0)}, "'pretrained' or 'unit', or a pair (mean, std) with std > 0", "(0.5, 0)"),
-        ({"normalization": (0.5, (1, 1, 1))}, "'pretrained' or 'unit', or a pair (mean, std) with std > 0", None),
-        ({"normalization": ((0, 0), (1, 1))}, "'pretrained' or 'unit', or a pair (mean, std) with std > 0", None),
-        ({"normalization": (float("nan"), 1)}, "'pretrained' or 'unit', or a pair (mean, std) with std > 0", None),
-        ({"normalization": {0.5: 0, 0.25: 0}}, "'pretrained' or 'unit', or a pair (mean, std) with std > 0", None),
-        ({"augment": True}, "'light', 'standard' or None", "True"),
-        ({"pixel_cache": "disk"}, "'memory' or None", "'disk'"),
-        ({"label_sep": ""}, "None or a string of at least one letter", "''"),
-        ({"pretrained": None}, "True or False, or a path", "None"),
-        ({"pretrained": 1}, "True or False, or a path", "1"),
-        ({"backbone_params": [("a", 1)]}, "None or a dict", "[('a', 1)]"),
-        ({"head": "mlp"}, "'linear' or None", "'mlp'"),
-        ({"dropout": 1}, "a number >= 0 and < 1", "1"),
-        ({"head_first": "yes"}, "True or False", "'yes'"),
-        ({"learning_rate": 0}, "a number > 0", "0"),
-        ({"backbone_lr_factor": -1}, "a number > 0", "-1"),
-        ({"weight_decay": -0.1}, "a number >= 0", "-0.1"),
-        ({"max_epochs": 0}, "an integer >= 1", "0"),
-        ({"batch_size": 0.5}, "an integer >= 1", "0.5"),
-        ({"ema": 1.0}, "a number >= 0 and < 1, or None", "1.0"),
-        ({"warm_start": None}, "True or False", "None"),
-        ({"validation_fraction": 0}, "a number > 0 and < 1, or None", "0"),
-        ({"validation_fraction": 1}, "a number > 0 and < 1, or None", "1"),
-        ({"thresholds": "f3"}, "'f1' or 'global', or a number, one per class, a dict by class", "'f3'"),
-        ({"thresholds": None}, "'f1' or 'global', or a number, one per class, a dict by class", "None"),
-        ({"device": "gpu"}, "'auto' or the name of a torch device", "'gpu'"),
-        ({"device": None}, "'auto' or the name of a torch device", "None"),
-        ({"precision": "fp16"}, "'auto', 'bf16' or 'fp32'", "'fp16'"),
-        ({"num_workers": -1}, "an integer >= 0, or None", "-1"),
-        ({"random_state": -1}, "an integer >= 0 and <= 4294967295, or None, or a numpy RandomState", "-1"),
-        ({"verbose": None}, "an integer >= 0, or True or False", "None"),
-        ({"callbacks": Callback()}, "None or a list of multilabelkit.training.Callback", None),
-        ({"callbacks": [Callback]}, "None or a list of multilabelkit.training.Callback", None),
-    ],
-    ids=lambda value: "-".join(f"{k}={str(v)[:20]}" for k, v in value.items()) if isinstance(value, dict) else None,
-)
-def test_a_wrong_parameter_is_named_before_anything_else_happens(parameters, must, got):
-    (name, value), *_ = parameters.items()
-    got = repr(value) if got is None else got
-    message = f"The {name!r} parameter of MultiLabelImageClassifier must be {must}. Got {got} instead."
-    with pytest.raises(InputError, match=whole(message)):
-        MultiLabelImageClassifier(**parameters).fit(None, None)
-
-
-def test_every_parameter_but_the_classes_is_in_the_table():
-    """The classes are checked with the labels."""
-    assert set(inspect.signature(BaseImageClassifier).parameters) - {"classes"} == set(fitting._PARAMETERS)
-
-
-@pytest.mark.parametrize(
-    "parameters",
-    [
-        {},
-        {"backbone": nn.Identity(), "head": None},
-        {"backbone": nn.Identity},
-        {"normalization": (0.5, 0.5)},
-        {"normalization": [[0.5], [0.5]]},
-        {"normalization": np.array([[0.5, 0.4, 0.3], [1, 1, 1]])},
-        {"thresholds": [0.1, 0.2]},
-        {"thresholds": {"a": 0.5}},
-        {"augment": np.str_("light")},
-        {"device": "cuda:1"},
-        {"device": torch.device("cpu")},
-        {"random_state": np.random.RandomState(0)},
-        {"callbacks": ()},
-        {"max_epochs": np.int64(3), "learning_rate": np.float32(0.1)},
-    ],
-    ids=str,
-)
-def test_rightful_parameters_pass(parameters):
-    check_classifier(MultiLabelImageClassifier(**parameters))
-
-
-def test_init_only_assigns():
-    """clone() and grid search need a constructor that neither checks nor changes anything."""
-    values = {name: object() for name in inspect.signature(BaseImageClassifier).parameters}
-    classifier = BaseImageClassifier(**values)
-    assert vars(classifier) == values
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "cache_dir",
-        "checkpoint_path",
-        "in_chans",
-        "model_name",
-        "num_classes",
-        "pretrained",
-        "pretrained_cfg",
-        "pretrained_cfg_overlay",
-    ],
-)
-def test_reserved_keywords_of_timm_are_refused(name):
-    message = (
-        f"backbone_params must not hold '{name}': the classifier sets it. Weights are chosen with the 'pretrained' "
-        "parameter, and channels with 'color_mode'."
-    )
-    with pytest.raises(InputError, match=whole(message)):
-        check_classifier(MultiLabelImageClassifier(backbone_params={"drop_rate": 0.1, name: 1}))
 
 
 def test_check_same_length_counts_both():
@@ -179,7 +66,8 @@ def test_missing_validation_images_are_listed_by_their_rows_there(tmp_path):
     paths = [str(tmp_path / f"{name}.png") for name in "ab"]
     message = (
         f"Cannot decode 2 of 3 images in validation_data; the first is '{paths[0]}' at row 1: the file does not exist. "
-        "Repair or remove them (all are listed in error.paths and error.rows)."
+        "Repair or remove them (all are listed in error.paths and error.rows), or fit with on_bad_image='skip' to "
+        "train without what is bad."
     )
     with pytest.raises(ImageDecodeError, match=whole(message)) as caught:
         check_validation_data(
@@ -242,17 +130,17 @@ def test_only_a_backbone_with_weights_has_learnt_features(parameters, expected):
 
 
 def test_start_network_copies_a_module_of_the_caller(tiny_network):
-    network, _ = start_network(MultiLabelImageClassifier(tiny_network, image_size=32), n_classes=2)
+    network, _ = start_network(MultiLabelImageClassifier(tiny_network, image_size=32), [], n_classes=2)
     assert network.backbone is not tiny_network
     assert torch.equal(network.backbone[0].weight, tiny_network[0].weight)
 
 
 def test_start_network_copies_the_fitted_one_with_warm_start(tiny_network):
     classifier = MultiLabelImageClassifier(tiny_network, image_size=32)
-    classifier.network_, classifier.input_spec_ = start_network(classifier, n_classes=2)
-    fresh, _ = start_network(classifier, n_classes=3)
+    classifier.network_, classifier.input_spec_ = start_network(classifier, [], n_classes=2)
+    fresh, _ = start_network(classifier, [], n_classes=3)
     assert fresh.head.linear.out_features == 3
-    network, spec = start_network(classifier.set_params(warm_start=True), n_classes=2)
+    network, spec = start_network(classifier.set_params(warm_start=True), [], n_classes=2)
     assert network is not classifier.network_
     assert torch.equal(network.head.linear.weight, classifier.network_.head.linear.weight)
     assert spec is classifier.input_spec_
@@ -270,7 +158,7 @@ def test_start_head_begins_at_the_class_frequencies(learn):
     targets = np.array([[1, np.nan], [1, np.nan], [1, np.nan], [0, np.nan]], dtype=np.float32)
     spec = InputSpec(size=7, channels=3, mean=(0.0,) * 3, std=(1.0,) * 3)
     network = Network(_Mean(), LinearHead(3, 2, dropout=0.0))
-    reader = PixelReader(images, size=8, color_mode="rgb", cache=False)
+    reader = PixelReader(images, size=8, color_mode="rgb", pixel_cache=None)
     settings = type("Settings", (), {"batch_size": 3, "num_workers": 0})
     settings.device, settings.dtype = torch.device("cpu"), torch.float32
     start_head(network, spec, LabelledImages(reader, targets), settings=settings, learn=learn)
@@ -285,7 +173,7 @@ def test_start_head_begins_at_the_class_frequencies(learn):
 
 
 def test_resized_brings_batches_to_the_size_of_the_network():
-    reader = PixelReader([np.full((9, 9, 3), 7, dtype=np.uint8)] * 2, size=8, color_mode="rgb", cache=False)
+    reader = PixelReader([np.full((9, 9, 3), 7, dtype=np.uint8)] * 2, size=8, color_mode="rgb", pixel_cache=None)
     spec = InputSpec(size=7, channels=3, mean=(0.0,) * 3, std=(1.0,) * 3)
     (batch,) = head_first._resized(iterate_evaluation(reader, batch_size=2, num_workers=0), spec)
     assert batch.pixels.shape == (2, 7, 7, 3)
@@ -300,16 +188,35 @@ def test_list_bad_images_lists_broken_and_missing_ones(tmp_path):
     with pytest.raises(ImageDecodeError) as caught:
         list_bad_images(classifier, sources)
     assert caught.value.rows == (1, 2)
-    assert caught.value.reasons == ("the file is empty", "it is not an image file of a known format")
+    assert caught.value.reasons == ("the file is empty", UNKNOWN_FORMAT)
     list_bad_images(classifier, sources[:1])
 
 
-def test_check_sources_lists_broken_ones_too_once_a_file_is_missing(tmp_path):
+def test_choose_usable_rows_lists_broken_ones_too_once_a_file_is_missing(tmp_path):
     (tmp_path / "text.png").write_text("no image")
     sources = [np.zeros((8, 8)), tmp_path / "text.png", tmp_path / "gone.png"]
     classifier = MultiLabelImageClassifier(num_workers=2)
-    check_sources(classifier, sources[:2])  # only looks whether files are there
+    assert choose_usable_rows(classifier, sources[:2]).tolist() == [0, 1]  # only looks whether files are there
     with pytest.raises(ImageDecodeError, match=r"^Cannot decode 2 of 3 images in validation_data; ") as caught:
-        check_sources(classifier, sources, where="validation_data")
+        choose_usable_rows(classifier, sources, where="validation_data")
     assert caught.value.rows == (1, 2)
-    assert caught.value.reasons == ("it is not an image file of a known format", "the file does not exist")
+    assert caught.value.reasons == (UNKNOWN_FORMAT, "the file does not exist")
+
+
+def test_choose_usable_rows_leaves_bad_images_out_and_says_so(tmp_path):
+    (tmp_path / "text.png").write_text("no image")
+    text = tmp_path / "text.png"
+    classifier = MultiLabelImageClassifier(on_bad_image="skip", num_workers=2)
+    message = (
+        f"Cannot decode 2 of 4 images in X; the first is '{text}' at row 1: {UNKNOWN_FORMAT}. "
+        "They are left out, as on_bad_image='skip' asks. Others: '<NoneType>'."
+    )
+    with pytest.warns(MultiLabelKitWarning, match=whole(message)):
+        rows = choose_usable_rows(classifier, [np.zeros((8, 8)), text, np.zeros((8, 8)), None])
+    assert rows.tolist() == [0, 2]
+
+
+def test_choose_usable_rows_raises_where_no_image_is_left():
+    classifier = MultiLabelImageClassifier(on_bad_image="skip", num_workers=2)
+    with pytest.raises(ImageDecodeError, match=r"^Cannot decode 2 of 2 images in X; "):
+        choose_usable_rows(classifier, [None, None])

@@ -31,7 +31,7 @@ def network(tiny_network):
 
 
 def run(function, network, images, *, batch_size=7, dtype=torch.float32, num_workers=0):
-    reader = PixelReader(list(images), size=32, color_mode="rgb", cache=False)
+    reader = PixelReader(list(images), size=32, color_mode="rgb", pixel_cache=None)
     batches = iterate_evaluation(reader, batch_size=batch_size, num_workers=num_workers)
     return function(network, batches, spec=SPEC, device=CPU, dtype=dtype)
 
@@ -188,7 +188,7 @@ def test_inference_builds_no_graph(network, shapes, monkeypatch):
 
 
 def test_failing_network_leaves_no_decoding_thread(network, shapes):
-    reader = PixelReader(list(shapes.images), size=32, color_mode="rgb", cache=False)
+    reader = PixelReader(list(shapes.images), size=32, color_mode="rgb", pixel_cache=None)
     batches = iterate_evaluation(reader, batch_size=4, num_workers=2)
 
     def fail(module, inputs):

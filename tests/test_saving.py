@@ -12,10 +12,11 @@ import pytest
 import timm
 import torch
 from torch import nn
+from torchvision.transforms import v2
 
 from multilabelkit import MultiLabelImageClassifier
 from multilabelkit.classifier import MultiLabelImageClassifier as Classifier
-from multilabelkit.errors import InputError, ModelFileError
+from multilabelkit.errors import InputError, ModelFileError, MultiLabelKitWarning
 from multilabelkit.saving import _BACKBONE_NAME
 from multilabelkit.training import Callback
 
@@ -35,6 +36,11 @@ class OtherNetwork(TinyNetwork):
     def __init__(self):
         super().__init__()
         self.more = nn.Linear(2, 2)
+
+
+def create(**parameters):
+    options = {"image_size": 32, "max_epochs": 1, "verbose": 0, "validation_fraction": 0.4, "random_state": 0}
+    return Classifier("small_cnn", **{**options, **parameters})
 
 
 def create_tiny(width=4):
@@ -99,6 +105,41 @@ def test_a_loaded_classifier_has_the_parameters_of_the_saved_one(fitted, model):
     assert Classifier.load(model).get_params() == fitted.get_params()
 
 
+@pytest.mark.parametrize(
+    "parameters",
+    [{"resize": "pad"}, {"normalization": "dataset"}, {"on_bad_image": "nan", "max_pixels": 5000, "decoder": "pillow"}],
+    ids=str,
+)
+def test_how_images_are_read_is_saved(shapes, tmp_path, parameters):
+    wide = shapes.images[:, 4:-4]
+    classifier = create(**parameters).fit(shapes.images, shapes.target)
+    classifier.save(tmp_path / "model")
+    loaded = Classifier.load(tmp_path / "model")
+    assert_same(classifier, loaded, wide)
+    assert loaded.get_params() == classifier.get_params()
+
+
+@pytest.mark.parametrize(("pixel_cache", "expected"), [("memory", "memory"), (None, None), ("./here", "auto")])
+def test_no_folder_of_this_machine_is_saved(shapes, tmp_path, monkeypatch, pixel_cache, expected):
+    monkeypatch.chdir(tmp_path)
+    create(pixel_cache=pixel_cache).fit(shapes.images, shapes.target).save(tmp_path / "model")
+    assert Classifier.load(tmp_path / "model").pixel_cache == expected
+
+
+def test_a_transform_is_not_saved_and_this_is_said(shapes, tmp_path):
+    classifier = create(augment=v2.RandomHorizontalFlip()).fit(shapes.images, shapes.target)
+    message = (
+        "The transform in the 'augment' parameter is not saved, because it may hold code: predictions do not need it, "
+        "but set it again before the loaded classifier is fitted further."
+    )
+    with pytest.warns(MultiLabelKitWarning, match=f"^{re.escape(message)}$") as caught:
+        classifier.save(tmp_path / "model")
+    assert caught[0].filename == __file__
+    loaded = Classifier.load(tmp_path / "model")
+    assert_same(classifier, loaded, shapes.images)
+    assert loaded.augment == "standard"
+
+
 def test_the_config_is_plain_json_that_a_person_can_read(model):
     config = read_config(model)
     assert config["format"] == "multilabelkit"
@@ -106,7 +147,13 @@ def test_the_config_is_plain_json_that_a_person_can_read(model):
     assert config["classes"] == ["circle", "square", "triangle"]
     assert set(config["versions"]) == {"python", "multilabelkit", "torch", "timm", "scikit-learn"}
     assert config["own_backbone"] is None
-    assert config["input"] == {"size": 32, "channels": 3, "mean": [0.0, 0.0, 0.0], "std": [1.0, 1.0, 1.0]}
+    assert config["input"] == {
+        "size": 32,
+        "channels": 3,
+        "mean": [0.0, 0.0, 0.0],
+        "std": [1.0, 1.0, 1.0],
+        "resize": "squish",
+    }
 
 
 @pytest.mark.parametrize(

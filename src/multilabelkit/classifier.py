@@ -18,16 +18,12 @@ from multilabelkit.data.images import check_images
 from multilabelkit.data.labels import as_labels, encode_labels
 from multilabelkit.errors import ImageDecodeError
 from multilabelkit.fitting import (
-    BaseImageClassifier,
-    check_classifier,
     check_groups,
     check_same_length,
-    check_same_network,
-    check_sources,
     check_validation_data,
+    choose_usable_rows,
     choose_validation_rows,
     compute_logits,
-    describe_network,
     draw_seed,
     fit_network,
     list_bad_images,
@@ -35,6 +31,7 @@ from multilabelkit.fitting import (
     warn_of_empty_classes,
 )
 from multilabelkit.inference import choose_device, sigmoid
+from multilabelkit.parameters import BaseImageClassifier, check_classifier, check_same_network, describe_network
 from multilabelkit.report import MultiLabelReport, multilabel_report
 from multilabelkit.saving import load_classifier, save_classifier
 from multilabelkit.thresholds import apply_thresholds, fix_thresholds, threshold_report, tune_thresholds
@@ -56,20 +53,38 @@ class MultiLabelImageClassifier(ClassifierMixin, BaseImageClassifier):
         "small_cnn" or "plain_cnn", which train from scratch in a minute; a `torch.nn.Module` of your own (fit works on
         a copy); or a class or function that returns one.
     image_size : int, default=None
-        *Images, often set.* Side in pixels of the square that images are squished to. None takes the backbone's own
-        (150 for small_cnn, 224 for your own).
+        *Images, often set.* Side in pixels of the square that images become. None takes the backbone's own (150 for
+        small_cnn, 224 for your own).
     color_mode : {"rgb", "grey"}, default="rgb"
         *Images.* What images are converted to.
-    normalization : {"pretrained", "unit"} or (mean, std), default="pretrained"
-        *Images.* How pixels are scaled: as the backbone's weights expect, by 1/255 alone, or by your own mean and
-        standard deviation per channel, in units of pixel / 255.
-    augment : {"standard", "light", None}, default="standard"
+    resize : {"squish", "pad", "crop"}, default="squish"
+        *Images.* How an image becomes square: its aspect ratio changes; or it is kept, with black added on two sides;
+        or it is kept and only the middle square is seen, which can cut the labelled thing away.
+    normalization : {"pretrained", "unit", "dataset"} or (mean, std), default="pretrained"
+        *Images.* How pixels are scaled: as the backbone's weights expect, by 1/255 alone, by the mean and standard
+        deviation of the training images, or by your own per channel, in units of pixel / 255.
+    augment : {"standard", "light", "strong", None} or callable, default="standard"
         *Images, often set.* Random changes in training. "light": crops of 60 to 100 % of the area, mirrored or not;
-        "standard": crops of 40 to 100 %, mirrored or not, brightness, contrast and saturation changed by up to 20 %.
-        Take None where a mirror image has another label, as with digits.
-    pixel_cache : {"memory", None}, default="memory"
-        *Images, rarely set.* Keep decoded images in memory (at most 4 GiB, and half of what is free), so that only the
-        first epoch decodes.
+        "standard": crops of 40 to 100 %, mirrored or not, brightness, contrast and saturation changed by up to 20 %;
+        "strong": crops of 30 to 100 %, changes of 30 %, and at times turned by up to 15 degrees, grey or partly erased.
+        Take None where a mirror image has another label, as with digits. Or any torchvision transform (v2): it is given
+        uint8 images (C, H, W), square and an eighth larger than the network's input. What it draws from torch depends
+        on `random_state` alone, whatever the number of workers.
+    on_bad_image : {"raise", "skip", "nan"}, default="raise"
+        *Images, often set.* What happens where images cannot be decoded. "raise": an error that lists all of them.
+        "skip": fit looks at all images first, warns once and leaves the bad ones out; predict raises. "nan": fit
+        raises; predict warns once and gives rows of NaN (``predict_labels``: None). Scores always raise.
+    max_pixels : int, default=89478485
+        *Images, rarely set.* A file of more pixels is refused before it is decoded.
+    decoder : {"auto", "pillow"}, default="auto"
+        *Images, rarely set.* "auto" leaves plain JPEG files on this machine to simplejpeg, which is faster and gives
+        the same pixels; URLs, bytes and all else go to Pillow. "pillow": everything does, as is best for files that
+        strangers made.
+    pixel_cache : {"auto", "memory"}, path or None, default="auto"
+        *Images, rarely set.* Where decoded images are kept, so that only the first epoch decodes. "memory": as many as
+        fit in 4 GiB and in half of what is free. "auto": memory if all fit, else the user's cache folder
+        (``MULTILABELKIT_CACHE`` moves it; 20 GiB at most). A path: this folder, which later fits and other processes
+        share; images are found there by their content.
     classes : sequence of str or int, default=None
         *Labels.* All classes in the wanted order, also those without an image. None learns them from y.
     label_sep : str, default=None
@@ -174,9 +189,9 @@ class MultiLabelImageClassifier(ClassifierMixin, BaseImageClassifier):
 
         Parameters
         ----------
-        X : sequence of n_samples paths, PIL images or arrays
-            Arrays are (H, W) or (H, W, 1|3|4), uint8 or float in [0, 1]. An array (n_samples, H, W[, C]) or a pandas
-            column works too.
+        X : sequence of n_samples paths, URLs, encoded bytes, PIL images, arrays or tensors
+            Arrays are (H, W) or (H, W, 1|3|4): uint8, uint16, bool, or float in [0, 1]; tensors may have the channels
+            first. An array (n_samples, H, W[, C]) or a pandas column works too.
         y : labels of n_samples images
             A list of label lists, sets, strings or dicts, or a table of 0/1, -1/+1, with NaN for unknown; see
             :func:`multilabelkit.as_indicator`.
@@ -199,7 +214,6 @@ class MultiLabelImageClassifier(ClassifierMixin, BaseImageClassifier):
         """
         check_classifier(self)
         sources = check_images(X)
-        check_sources(self, sources)
         going_on = self.warm_start and hasattr(self, "network_")
         if going_on:
             check_same_network(self)
@@ -211,6 +225,11 @@ class MultiLabelImageClassifier(ClassifierMixin, BaseImageClassifier):
         if not isinstance(self.thresholds, str):
             fix_thresholds(self.thresholds, classes=binarizer.classes_)
         check_groups(groups, len(sources))
+        usable = choose_usable_rows(self, sources)
+        if len(usable) < len(sources):
+            sources, targets = [sources[row] for row in usable], targets[usable]
+            weight = None if weight is None else weight[usable]
+            groups = None if groups is None else np.asarray(groups)[usable]
         seed = draw_seed(self.random_state)
         # The same images are set aside again: thresholds must not come from images that an earlier fit trained on.
         split_seed = self.split_seed_ if going_on else seed
@@ -223,7 +242,7 @@ class MultiLabelImageClassifier(ClassifierMixin, BaseImageClassifier):
         device = choose_device(self.device)
         with torch.random.fork_rng([device] if device.type == "cuda" else []):  # the caller's numbers stay as they were
             torch.manual_seed(seed)
-            network, spec = start_network(self, n_classes=targets.shape[1])
+            network, spec = start_network(self, train[0], n_classes=targets.shape[1])
             try:
                 state, logits = fit_network(self, network, spec, train, valid, seed=seed, is_new=not going_on)
             except ImageDecodeError:
@@ -282,10 +301,13 @@ class MultiLabelImageClassifier(ClassifierMixin, BaseImageClassifier):
         return sigmoid(self.decision_function(X))
 
     def predict(self, X: Any) -> np.ndarray:
-        """Return 1 where a class is predicted and 0 elsewhere, (n_samples, n_classes) int64."""
-        return apply_thresholds(self.predict_proba(X), self.thresholds_)
+        """Return 1 where a class is predicted and 0 elsewhere, (n_samples, n_classes) int64.
 
-    def predict_labels(self, X: Any, *, top_k: int | None = None) -> list[tuple]:
+        With on_bad_image="nan", and only if an image cannot be decoded, the result is float64 with NaN in its row.
+        """
+        return _decide(self.predict_proba(X), self.thresholds_)
+
+    def predict_labels(self, X: Any, *, top_k: int | None = None) -> list[tuple | None]:
         """Return the names of the predicted labels.
 
         Parameters
@@ -298,13 +320,17 @@ class MultiLabelImageClassifier(ClassifierMixin, BaseImageClassifier):
         Returns
         -------
         labels : list of n_samples tuples
+            With on_bad_image="nan", None for an image that cannot be decoded.
         """
         check_parameters("predict_labels", {"top_k": top_k}, {"top_k": [Interval(int, 1)]} if top_k is not None else {})
+        proba = self.predict_proba(X)
         if top_k is None:
-            return as_labels(self.predict(X), classes=self.classes_)
-        order = np.argsort(-self.predict_proba(X), axis=1, kind="stable")[:, :top_k]
-        names = self.classes_.tolist()
-        return [tuple(names[column] for column in row) for row in order]
+            labels = as_labels(_decide(proba, self.thresholds_), classes=self.classes_)
+        else:
+            names = self.classes_.tolist()
+            order = np.argsort(-proba, axis=1, kind="stable")[:, :top_k]
+            labels = [tuple(names[column] for column in row) for row in order]
+        return [None if bad else row for bad, row in zip(np.isnan(proba).any(axis=1), labels, strict=True)]
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Return the macro-F1 at the tuned thresholds; unknown labels are left out, and absent classes score 0.
@@ -317,15 +343,20 @@ class MultiLabelImageClassifier(ClassifierMixin, BaseImageClassifier):
         """
         check_is_fitted(self)
         targets = self._encode(X, y)
-        return metrics.f1_score(targets, self.predict(X), average="macro", sample_weight=sample_weight)
+        y_pred = apply_thresholds(self._predict_every(X), self.thresholds_)
+        return metrics.f1_score(targets, y_pred, average="macro", sample_weight=sample_weight)
 
     def evaluate(self, X: Any, y: Any) -> MultiLabelReport:
         """Return a report of how well the classifier does on images with known labels."""
         check_is_fitted(self)
         targets = self._encode(X, y)
-        proba = self.predict_proba(X)
+        proba = self._predict_every(X)
         y_pred = apply_thresholds(proba, self.thresholds_)
         return multilabel_report(targets, y_pred, proba, classes=self.classes_, thresholds=self.thresholds_)
+
+    def _predict_every(self, X: Any) -> np.ndarray:
+        """Return the probabilities of images that must all be sound: a score of some of them would not be honest."""
+        return sigmoid(compute_logits(self, X, on_bad_image="raise"))
 
     def _encode(self, X: Any, y: Any) -> np.ndarray:
         targets, _ = encode_labels(y, classes=self.classes_, label_sep=self.label_sep)
@@ -395,3 +426,13 @@ class MultiLabelImageClassifier(ClassifierMixin, BaseImageClassifier):
         tags.input_tags.string = True
         tags.non_deterministic = self.random_state is None
         return tags
+
+
+def _decide(proba: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
+    """Apply the thresholds; rows of NaN stay, in float64."""
+    bad = np.isnan(proba).any(axis=1)
+    if not bad.any():
+        return apply_thresholds(proba, thresholds)
+    y_pred = np.full(proba.shape, np.nan)
+    y_pred[~bad] = apply_thresholds(proba[~bad], thresholds)
+    return y_pred

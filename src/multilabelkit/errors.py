@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import warnings
 from collections.abc import Sequence
+
+_PACKAGE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "")
 
 
 class MultiLabelKitError(Exception):
@@ -62,3 +67,11 @@ class MissingExtraError(MultiLabelKitError, ImportError):
 
 class MultiLabelKitWarning(UserWarning):
     """Something suspicious that does not stop the work, such as a class without a positive."""
+
+
+def warn(message: str) -> None:
+    """Warn with a MultiLabelKitWarning that points at the first line outside this package: the caller's own."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, MultiLabelKitWarning, stacklevel=level)

@@ -22,15 +22,12 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from multilabelkit.checks import shorten
 from multilabelkit.data.images import COLOR_MODES, InputSpec
-from multilabelkit.errors import InputError, ModelFileError
-from multilabelkit.fitting import BaseImageClassifier, check_classifier, describe_network
+from multilabelkit.errors import InputError, ModelFileError, warn
 from multilabelkit.nn.backbones import create_backbone
 from multilabelkit.nn.heads import LinearHead
 from multilabelkit.nn.network import Network, create_network
+from multilabelkit.parameters import BaseImageClassifier, check_classifier, describe_network
 from multilabelkit.storage import read_model, write_model
-
-# Parameters that only a fit needs and that may hold code; they are written as None.
-_NOT_SAVED = ("callbacks",)
 
 _BACKBONE_NAME = re.compile(r"[a-z0-9_]+(\.[a-z0-9_]+)?")
 _MAX_SIZE = 10_000  # of an image side, and of any number for the backbone, in a file
@@ -42,14 +39,15 @@ Classifier = TypeVar("Classifier", bound=BaseImageClassifier)
 def save_classifier(classifier: BaseImageClassifier, path: str | os.PathLike) -> None:
     """Write a fitted classifier as a model folder."""
     parameters = classifier.get_params(deep=False) | classifier.network_params_
+    if callable(classifier.augment):
+        warn(
+            "The transform in the 'augment' parameter is not saved, because it may hold code: predictions do not need "
+            "it, but set it again before the loaded classifier is fitted further."
+        )
     is_own = not isinstance(parameters["backbone"], str)
     config = {
         "kind": type(classifier).__name__,
-        "parameters": {
-            name: _to_plain(name, value)
-            for name, value in parameters.items()
-            if name not in _NOT_SAVED and not (is_own and name == "backbone")
-        },
+        "parameters": {name: _to_plain(name, value) for name, value in parameters.items() if _is_data(name, value)},
         "own_backbone": _name_own(parameters["backbone"]) if is_own else None,
         "classes": _to_plain("classes", classifier.classes_),
         "input": vars(classifier.input_spec_) | {},
@@ -63,6 +61,13 @@ def save_classifier(classifier: BaseImageClassifier, path: str | os.PathLike) ->
         },
     }
     write_model(path, config, classifier.network_.state_dict())
+
+
+def _is_data(name: str, value: Any) -> bool:
+    """Tell whether a parameter can be written; those that only a fit needs may hold code, or name a place here."""
+    if name == "pixel_cache":
+        return value in (None, "auto", "memory")
+    return name != "callbacks" and not (name in ("backbone", "augment") and callable(value))
 
 
 def _name_own(backbone: Any) -> str:
@@ -201,7 +206,13 @@ def _restore_input(classifier: BaseImageClassifier, stored: Mapping[str, Any]) -
     mean, std = (np.array(stored[name], dtype=np.float64) for name in ("mean", "std"))
     if not (mean.shape == std.shape == (channels,) and np.isfinite([mean, std]).all() and (std > 0).all()):
         raise InputError("its input has not one mean and one std > 0 for each channel.")
-    return InputSpec(size=size, channels=channels, mean=tuple(mean.tolist()), std=tuple(std.tolist()))
+    return InputSpec(
+        size=size,
+        channels=channels,
+        mean=tuple(mean.tolist()),
+        std=tuple(std.tolist()),
+        resize=classifier.resize,
+    )
 
 
 def _restore_network(classifier: BaseImageClassifier, weights: Mapping[str, torch.Tensor]) -> Network:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,7 +20,7 @@ from multilabelkit.checks import (
     shorten,
     suggest,
 )
-from multilabelkit.errors import InputError, MultiLabelKitWarning
+from multilabelkit.errors import InputError, warn
 from multilabelkit.metrics import f1_score
 
 __all__ = ["apply_thresholds", "fix_thresholds", "threshold_report", "tune_thresholds"]
@@ -109,7 +108,7 @@ def tune_thresholds(
     n_positive = np.count_nonzero(y_true == 1, axis=0)
     if not n_positive.any():
         message = f"No class has a known positive, so nothing can be tuned: all {n_classes} thresholds stay at 0.5."
-        warnings.warn(message, MultiLabelKitWarning, stacklevel=2)
+        warn(message)
         return np.full(n_classes, 0.5)
     kind = np.where(np.isnan(y_true), 2, y_true).T.astype(np.int16, order="C")  # (c, n): absent, present, unknown
     scores = np.ascontiguousarray(proba.T)  # (c, n)
@@ -125,7 +124,7 @@ def tune_thresholds(
         own = n_positive > 0
         thresholds[own] = _shrink(thresholds[own], for_all, shrink / (n_positive[own] + shrink))
     for message in filter(None, [_describe_empty(names, n_positive, thresholds), _describe_few(names, n_positive)]):
-        warnings.warn(message, MultiLabelKitWarning, stacklevel=2)
+        warn(message)
     return thresholds
 
 

@@ -2,6 +2,7 @@ import io
 import os
 import pickle
 import re
+import sys
 import warnings
 from pathlib import Path
 
@@ -13,19 +14,18 @@ from PIL import Image, ImageOps
 
 from multilabelkit.data.images import (
     InputSpec,
-    check_decodable,
-    check_files_exist,
     check_images,
     decode_image,
-    describe_failures,
     describe_source,
     encode_png,
+    find_local_path,
 )
 from multilabelkit.errors import ImageDecodeError, InputError
 
 COLOURS = np.random.default_rng(0).integers(0, 256, (12, 17, 3), dtype=np.uint8)
 GREY = COLOURS[..., 0]
 ORIENTATION = 0x0112
+UNKNOWN_FORMAT = "it is not an image of a format that is read (JPEG, PNG, WEBP, GIF, BMP, TIFF, PPM)"
 
 
 def whole(message):
@@ -70,6 +70,24 @@ def test_check_images_splits_arrays_into_images_without_copying(shape, kind):
     assert all(np.shares_memory(source, array) for source in sources)
 
 
+def test_check_images_splits_tensors_into_images():
+    batch = torch.arange(2 * 3 * 4 * 5, dtype=torch.uint8).reshape(2, 3, 4, 5)
+    for images in (batch, batch.permute(0, 2, 3, 1), batch.reshape(6, 4, 5)):
+        sources = check_images(images)
+        assert len(sources) == len(images)
+        assert all(torch.equal(one, other) for one, other in zip(sources, images, strict=True))
+
+
+def test_check_images_reads_byte_strings_of_an_array_as_paths():
+    assert check_images(np.array([b"a.jpg", "ä.jpg".encode()])) == ["a.jpg", "ä.jpg"]
+
+
+def test_check_images_takes_encoded_bytes_of_every_container():
+    data = [b"one\0\0", b"two"]
+    for X in (data, tuple(data), pd.Series(data), np.array(data, dtype=object)):
+        assert check_images(X) == data
+
+
 def test_check_images_reads_nothing():
     assert check_images([Path("absent.jpg"), None, 3]) == [Path("absent.jpg"), None, 3]
 
@@ -78,6 +96,7 @@ NO_SEQUENCE = (
     "X must be a list of paths, PIL images or arrays, an array of shape (n_samples, H, W[, C]) or a pandas column. "
     "Got {} instead."
 )
+ONE_TENSOR = "X is a single image, a tensor of shape {}; pass a list of images: [image] or image[None]."
 ONE_IMAGE = "X is a single image, an array of shape {}; pass a list of images: [image] or image[None]."
 
 
@@ -93,7 +112,14 @@ ONE_IMAGE = "X is a single image, an array of shape {}; pass a list of images: [
         ),
         pytest.param(GREY, ONE_IMAGE.format("(12, 17)"), id="grey array"),
         pytest.param(COLOURS, ONE_IMAGE.format("(12, 17, 3)"), id="colour array"),
-        pytest.param(torch.zeros(5, 6), ONE_IMAGE.format("(5, 6)"), id="tensor"),
+        pytest.param(torch.zeros(5, 6), ONE_TENSOR.format("(5, 6)"), id="grey tensor"),
+        pytest.param(torch.zeros(3, 5, 6), ONE_TENSOR.format("(3, 5, 6)"), id="colour tensor"),
+        pytest.param(torch.zeros(5, 6, 3), ONE_TENSOR.format("(5, 6, 3)"), id="colour tensor, channels last"),
+        pytest.param(
+            torch.zeros(1, 2, 3, 3, 3),
+            "X must be a tensor of shape (n_samples, H, W) or (n_samples, 1|3|4, H, W). Got shape (1, 2, 3, 3, 3).",
+            id="5-D tensor",
+        ),
         pytest.param([], "X is empty; pass at least one image.", id="empty list"),
         pytest.param(np.zeros((0, 5, 5)), "X is empty; pass at least one image.", id="empty array"),
         pytest.param(pd.Series([], dtype=object), "X is empty; pass at least one image.", id="empty Series"),
@@ -116,7 +142,9 @@ ONE_IMAGE = "X is a single image, an array of shape {}; pass a list of images: [
         pytest.param(None, NO_SEQUENCE.format("NoneType"), id="None"),
         pytest.param({"a.jpg"}, NO_SEQUENCE.format("set"), id="set"),
         pytest.param(iter(["a.jpg"]), NO_SEQUENCE.format("list_iterator"), id="iterator"),
-        pytest.param(b"\x89PNG", NO_SEQUENCE.format("bytes"), id="bytes"),
+        pytest.param(
+            b"\x89PNG", "X is a single encoded image of 4 bytes; pass a list of images: [data].", id="encoded bytes"
+        ),
     ],
 )
 def test_check_images_refuses(X, message):
@@ -147,12 +175,51 @@ def test_decode_image_equals_pillow_for_jpegs(tmp_path, mode):
         np.testing.assert_array_equal(decode_image(path, color_mode="grey")[..., 0], np.asarray(image.convert("L")))
 
 
+def lay_on_white(colours, alpha):
+    """Blend colours (H, W, 3) with white by alpha (H, W) in 0 to 255, in floating point."""
+    share = alpha[..., None] / 255
+    return colours * share + 255 * (1 - share)
+
+
 @pytest.mark.parametrize("transparency", [3, bytes([0, 128] + [255] * 14)], ids=["one colour", "a table"])
-def test_decode_image_drops_the_transparency_of_palettes(tmp_path, transparency):
+def test_decode_image_lays_transparent_palettes_on_white(tmp_path, transparency):
     palette = Image.fromarray(COLOURS).quantize(16)
     path = save(tmp_path / "a.png", palette, transparency=transparency)
-    np.testing.assert_array_equal(decode_image(path), np.asarray(palette.convert("RGB")))
+    places = np.asarray(palette)
+    alpha = np.full(16, 255)
+    if transparency == 3:
+        alpha[3] = 0
+    else:
+        alpha[:2] = 0, 128
+    expected = lay_on_white(np.asarray(palette.convert("RGB")), alpha[places])
+    np.testing.assert_allclose(decode_image(path), expected, atol=1)
     assert decode_image(path, color_mode="grey").shape == (12, 17, 1)
+
+
+@pytest.mark.parametrize("kind", ["file", "array", "PIL image", "tensor"])
+def test_decode_image_lays_what_is_transparent_on_white(tmp_path, kind):
+    colours = np.dstack([COLOURS, GREY])
+    source = {
+        "file": save(tmp_path / "a.png", Image.fromarray(colours)),
+        "array": colours,
+        "PIL image": Image.fromarray(colours),
+        "tensor": torch.from_numpy(colours).permute(2, 0, 1),
+    }[kind]
+    np.testing.assert_allclose(decode_image(source), lay_on_white(COLOURS, GREY), atol=1)
+
+
+def test_decode_image_lays_grey_with_alpha_on_white():
+    image = Image.merge("LA", [Image.fromarray(GREY), Image.fromarray(GREY.T.reshape(GREY.shape).copy())])
+    expected = lay_on_white(GREY[:, :, None], np.asarray(image)[..., 1])
+    np.testing.assert_allclose(decode_image(image, color_mode="grey"), expected, atol=1)
+
+
+def test_decode_image_reads_a_colour_named_transparent_as_white(tmp_path):
+    colours = COLOURS.copy()
+    colours[2:5] = (7, 8, 9)
+    path = save(tmp_path / "a.png", Image.fromarray(colours), transparency=(7, 8, 9))
+    colours[2:5] = 255
+    np.testing.assert_array_equal(decode_image(path), colours)
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif"])
@@ -170,7 +237,7 @@ def test_decode_image_takes_pixels_of_floats_as_it_takes_arrays_of_them(tmp_path
 
 
 def test_decode_image_refuses_integers_of_unknown_scale():
-    message = "Cannot decode the image <Image>: its dtype is int32, not uint8 or float in [0, 1]."
+    message = "Cannot decode the image <Image>: its dtype is int32, not uint8, uint16, bool or float in [0, 1]."
     with pytest.raises(ImageDecodeError, match=whole(message)):
         decode_image(Image.fromarray(GREY.astype(np.int32)))
 
@@ -217,7 +284,11 @@ def test_decode_image_reads_sound_pixels_beside_damaged_notes(tmp_path, exif):
         pytest.param(np.asfortranarray(COLOURS[::-1]), COLOURS[::-1], id="uint8 in another order"),
         pytest.param(GREY, np.stack([GREY] * 3, -1), id="uint8 grey"),
         pytest.param(GREY[:, :, None], np.stack([GREY] * 3, -1), id="uint8 one channel"),
-        pytest.param(np.dstack([COLOURS, GREY]), COLOURS, id="uint8 four channels"),
+        pytest.param(np.dstack([COLOURS, np.full_like(GREY, 255)]), COLOURS, id="uint8 four channels"),
+        pytest.param(COLOURS.astype(np.uint16) * 257, COLOURS, id="uint16"),
+        pytest.param(GREY > 99, np.where(GREY > 99, 255, 0)[:, :, None].repeat(3, axis=2), id="bool"),
+        pytest.param(torch.from_numpy(COLOURS).permute(2, 0, 1), COLOURS, id="tensor, channels first"),
+        pytest.param(torch.from_numpy(GREY)[None], np.stack([GREY] * 3, -1), id="tensor of one channel"),
         pytest.param(COLOURS / 255, COLOURS, id="float64"),
         pytest.param((COLOURS / 255).astype(np.float32), COLOURS, id="float32"),
         pytest.param(np.array([[0.0, 0.5, 1.0]]), np.array([[[0] * 3, [128] * 3, [255] * 3]]), id="rounding"),
@@ -243,8 +314,12 @@ def test_decode_image_reads_read_only_arrays():
 @pytest.mark.parametrize(
     ("source", "kind", "reason"),
     [
-        pytest.param(GREY > 9, "ndarray", "its dtype is bool, not uint8 or float in [0, 1]", id="bool"),
-        pytest.param(GREY.astype(int), "ndarray", "its dtype is int64, not uint8 or float in [0, 1]", id="int64"),
+        pytest.param(
+            GREY.astype(np.int64),
+            "ndarray",
+            "its dtype is int64, not uint8, uint16, bool or float in [0, 1]",
+            id="int64",
+        ),
         pytest.param(
             GREY.astype(float),
             "ndarray",
@@ -261,15 +336,22 @@ def test_decode_image_reads_read_only_arrays():
             np.zeros((4, 4, 2)), "ndarray", "its shape is (4, 4, 2), not (H, W) or (H, W, 1|3|4)", id="two channels"
         ),
         pytest.param(
-            torch.zeros(3, 8, 8),
-            "Tensor",
+            np.zeros((3, 8, 8)),
+            "ndarray",
             "its shape is (3, 8, 8), not (H, W) or (H, W, 1|3|4); put the channels last",
             id="channels first",
         ),
         pytest.param(np.zeros((0, 4)), "ndarray", "its shape is (0, 4), not (H, W) or (H, W, 1|3|4)", id="empty array"),
         pytest.param(Image.new("RGB", (0, 5)), "Image", "it has no pixels", id="empty PIL image"),
-        pytest.param(None, "NoneType", "its type is NoneType, not a path, PIL image or array", id="None"),
-        pytest.param(float("nan"), "float", "its type is float, not a path, PIL image or array", id="NaN for a path"),
+        pytest.param(
+            None, "NoneType", "its type is NoneType, not a path, bytes, PIL image, array or tensor", id="None"
+        ),
+        pytest.param(
+            float("nan"),
+            "float",
+            "its type is float, not a path, bytes, PIL image, array or tensor",
+            id="NaN for a path",
+        ),
     ],
 )
 def test_decode_image_refuses_what_is_no_image(source, kind, reason):
@@ -317,7 +399,7 @@ def make_broken(folder, kind):
         "missing": "the file does not exist",
         "folder": "it is a folder, not a file",
         "empty": "the file is empty",
-        "text": "it is not an image file of a known format",
+        "text": UNKNOWN_FORMAT,
         "truncated": "the file is damaged or unsupported (broken data stream when reading image file)",
         "null byte": "the path cannot be opened",
         "long name": "the path cannot be opened",
@@ -409,65 +491,118 @@ def test_image_decode_error_survives_pickling():
     assert (str(copy), copy.paths, copy.rows, copy.reasons) == ("no", ("a", "b"), (1, 5), ("x", "y"))
 
 
+def encode(image, kind, **params):
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **params)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("container", [bytes, bytearray, memoryview])
+def test_decode_image_reads_encoded_bytes(container):
+    np.testing.assert_array_equal(decode_image(container(encode(Image.fromarray(COLOURS), "PNG"))), COLOURS)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "it is empty"),
+        (b"This is not an image.", UNKNOWN_FORMAT),
+        (encode(smooth_photo(160, 240), "JPEG")[:2000], "the bytes are damaged or unsupported ("),
+    ],
+    ids=["empty", "text", "truncated"],
+)
+def test_decode_image_says_what_is_wrong_with_bytes(data, reason):
+    with pytest.raises(ImageDecodeError) as caught:
+        decode_image(data)
+    assert caught.value.paths == ("<bytes>",)
+    assert caught.value.reasons[0].startswith(reason)
+
+
+@pytest.mark.parametrize("kind", ["ICO", "TGA", "PCX", "JPEG2000", "DDS"])
+def test_decode_image_tries_only_the_formats_it_names(kind):
+    data = encode(Image.fromarray(COLOURS), kind)
+    with Image.open(io.BytesIO(data)) as image:
+        assert image.format == kind  # Pillow itself would read it
+    with pytest.raises(ImageDecodeError) as caught:
+        decode_image(data)
+    assert caught.value.reasons == (UNKNOWN_FORMAT,)
+
+
+def test_decode_image_reads_the_upper_bits_of_a_portable_greymap():
+    sixteen = np.arange(0, 65536, 257, dtype=">u2").reshape(16, 16)
+    data = b"P5 16 16 65535\n" + sixteen.tobytes()
+    np.testing.assert_array_equal(decode_image(data, color_mode="grey")[..., 0], np.arange(256).reshape(16, 16))
+
+
+def test_decode_image_refuses_too_many_pixels_before_it_decodes(tmp_path, monkeypatch):
+    path = save(tmp_path / "a.png", Image.fromarray(COLOURS))
+    assert decode_image(path, max_pixels=204).shape == (12, 17, 3)
+    monkeypatch.setattr(Image.Image, "load", lambda image: pytest.fail("it was decoded"))
+    message = f"Cannot decode the image {path}: it has 204 pixels, more than max_pixels=203."
+    with pytest.raises(ImageDecodeError, match=whole(message)):
+        decode_image(path, max_pixels=203)
+
+
+def test_decode_image_reads_file_urls(tmp_path):
+    folder = tmp_path / "a folder"
+    folder.mkdir()
+    path = save(folder / "ä b.png", Image.fromarray(COLOURS))
+    assert "%20" in path.as_uri()
+    np.testing.assert_array_equal(decode_image(path.as_uri()), COLOURS)
+    with pytest.raises(ImageDecodeError) as caught:
+        decode_image(path.as_uri() + "x")
+    assert caught.value.reasons == ("the file does not exist",)
+
+
+def test_decode_image_reads_urls_of_any_file_system():
+    fsspec = pytest.importorskip("fsspec")
+    with fsspec.open("memory://photos/a.png", "wb") as file:
+        file.write(encode(Image.fromarray(COLOURS), "PNG"))
+    np.testing.assert_array_equal(decode_image("memory://photos/a.png"), COLOURS)
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("memory://photos/absent.png", r"it cannot be read \(.*absent\.png.*\)"),
+        ("nosuch://a.png", r"it cannot be read \(Protocol not known: nosuch\)"),
+    ],
+)
+def test_decode_image_says_when_a_url_cannot_be_read(url, reason):
+    pytest.importorskip("fsspec")
+    with pytest.raises(ImageDecodeError) as caught:
+        decode_image(url)
+    assert caught.value.paths == (url,)
+    assert re.fullmatch(reason, caught.value.reasons[0])
+
+
+def test_decode_image_names_the_package_that_reads_urls(monkeypatch):
+    monkeypatch.setitem(sys.modules, "fsspec", None)
+    with pytest.raises(ImageDecodeError, match=r"pip install 'multilabelkit\[remote\]'"):
+        decode_image("s3://bucket/a.png")
+
+
+@pytest.mark.parametrize(
+    ("source", "path"),
+    [("a/b.jpg", "a/b.jpg"), (Path("b.jpg"), "b.jpg"), ("s3://a/b.jpg", None), (b"a", None), (GREY, None), (3, None)],
+)
+def test_find_local_path_knows_files_of_this_machine(source, path):
+    assert find_local_path(source) == path
+
+
+def test_decode_image_takes_the_first_frame(tmp_path):
+    frames = [Image.fromarray(np.full((4, 4), value, dtype=np.uint8)) for value in (10, 200, 90)]
+    for name in ("a.gif", "a.tif", "a.webp", "a.png"):
+        params = {"lossless": True} if name == "a.webp" else {}
+        path = save(tmp_path / name, frames[0], save_all=True, append_images=frames[1:], **params)
+        assert np.unique(decode_image(path)).tolist() == [10], name
+
+
 @pytest.mark.parametrize(
     ("source", "name"), [("a/b.jpg", "a/b.jpg"), (Path("b.jpg"), "b.jpg"), (GREY, "<ndarray>"), (3, "<int>")]
 )
 def test_describe_source_names_paths_and_kinds(source, name):
     assert describe_source(source) == name
-
-
-@pytest.mark.parametrize("num_workers", [0, 1, 3])
-def test_check_decodable_lists_every_bad_image(tmp_path, num_workers):
-    good = save(tmp_path / "good.png", Image.fromarray(COLOURS))
-    empty, text = (make_broken(tmp_path, kind)[0] for kind in ("empty", "text"))
-    sources = [good, empty, GREY, text, str(tmp_path / "absent.jpg"), good]
-    message = (
-        f"Cannot decode 3 of 6 images in X; the first is '{empty}' at row 1: the file is empty. "
-        "Repair or remove them (all are listed in error.paths and error.rows)."
-    )
-    with pytest.raises(ImageDecodeError, match=whole(message)) as caught:
-        check_decodable(sources, decode_image, num_workers=num_workers)
-    assert caught.value.rows == (1, 3, 4)
-    assert caught.value.paths == (str(empty), str(text), str(tmp_path / "absent.jpg"))
-    assert caught.value.reasons == (
-        "the file is empty",
-        "it is not an image file of a known format",
-        "the file does not exist",
-    )
-
-
-def test_check_decodable_is_silent_where_all_is_well():
-    check_decodable([GREY, COLOURS], decode_image, num_workers=2)
-
-
-def test_check_decodable_passes_other_errors_on():
-    def decode(source):
-        raise ZeroDivisionError("not an image's fault")
-
-    with pytest.raises(ZeroDivisionError):
-        check_decodable([GREY], decode, num_workers=2)
-
-
-def test_check_files_exist_lists_every_missing_file_and_opens_none(tmp_path):
-    text = make_broken(tmp_path, "text")[0]
-    folder = make_broken(tmp_path, "folder")[0]
-    sources = [text, "absent.jpg", GREY, Path("gone.png"), folder, "null\0byte"]
-    message = (
-        "Cannot decode 4 of 6 images in X_valid; the first is 'absent.jpg' at row 1: the file does not exist. "
-        "Repair or remove them (all are listed in error.paths and error.rows)."
-    )
-    with pytest.raises(ImageDecodeError, match=whole(message)) as caught:
-        check_files_exist(sources, where="X_valid")
-    assert caught.value.rows == (1, 3, 4, 5)
-    assert caught.value.paths == ("absent.jpg", "gone.png", str(folder), "null\0byte")
-    check_files_exist([text, GREY, None])
-
-
-def test_describe_failures_says_when_a_bad_image_is_the_only_one():
-    failure = ImageDecodeError("no", paths=["a.jpg"], rows=[0], reasons=["the file is empty"])
-    error = describe_failures([(7, failure)], n_images=9)
-    assert str(error) == "Cannot decode 1 of 9 images in X: 'a.jpg' at row 7: the file is empty. Repair or remove it."
-    assert (error.paths, error.rows, error.reasons) == (("a.jpg",), (7,), ("the file is empty",))
 
 
 @pytest.mark.parametrize("pixels", [COLOURS, GREY, GREY[:, :, None]], ids=["colours", "grey", "one channel"])

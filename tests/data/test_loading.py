@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from multilabelkit.data import loading
+from multilabelkit.data import loading, pixel_cache
 from multilabelkit.data.images import decode_image
 from multilabelkit.data.loading import (
     PixelReader,
@@ -25,8 +25,8 @@ IMAGES = [
 WORKERS = [0, 1, 2, 5]
 
 
-def create_reader(sources=IMAGES, *, size=12, color_mode="rgb", cache=True):
-    return PixelReader(sources, size=size, color_mode=color_mode, cache=cache)
+def create_reader(sources=IMAGES, *, size=12, color_mode="rgb", pixel_cache="memory"):
+    return PixelReader(sources, size=size, color_mode=color_mode, pixel_cache=pixel_cache)
 
 
 def train(reader, *, size=8, batch_size=5, augmentation=AUGMENTATIONS["standard"], seed=3, epoch=0, num_workers=0):
@@ -62,14 +62,14 @@ def test_pixel_reader_decodes_each_image_once_with_a_cache():
 
 
 def test_pixel_reader_decodes_every_time_without_a_cache():
-    reader = create_reader(cache=False)
+    reader = create_reader(pixel_cache=None)
     for row in [0, 1, 1, 0]:
         reader.read(row)
     assert reader.n_decoded == 4
 
 
 def test_pixel_reader_caches_no_more_than_its_budget(monkeypatch):
-    monkeypatch.setattr(loading, "CACHE_BYTES", 7 * 12 * 12 * 3 + 5)  # seven images and a bit
+    monkeypatch.setattr(pixel_cache, "MEMORY_BYTES", 7 * 12 * 12 * 3 + 5)  # seven images and a bit
     reader = create_reader()
     for expected in (23, 23 + 16):
         pixels = [reader.read(row) for row in range(23)]
@@ -82,7 +82,7 @@ def test_pixel_reader_leaves_half_of_the_free_memory(monkeypatch):
     class Memory:
         available = 2 * 4 * 12 * 12 * 3
 
-    monkeypatch.setattr(loading.psutil, "virtual_memory", Memory)
+    monkeypatch.setattr(pixel_cache.psutil, "virtual_memory", Memory)
     reader = create_reader()
     for row in [*range(23), *range(23)]:
         reader.read(row)
@@ -194,10 +194,10 @@ def test_iterate_training_differs_between_epochs_and_seeds():
     assert torch.equal(runs[0][1], again[1])
 
 
-@pytest.mark.parametrize(("cache", "expected"), [(True, 23), (False, 46)])
+@pytest.mark.parametrize(("pixel_cache", "expected"), [("memory", 23), (None, 46)])
 @pytest.mark.parametrize("num_workers", [0, 3])
-def test_second_epoch_decodes_only_without_a_cache(cache, expected, num_workers):
-    reader = create_reader(cache=cache)
+def test_second_epoch_decodes_only_without_a_cache(pixel_cache, expected, num_workers):
+    reader = create_reader(pixel_cache=pixel_cache)
     for epoch in (0, 1):
         for _ in train(reader, epoch=epoch, num_workers=num_workers):
             pass
@@ -218,7 +218,7 @@ def test_error_in_a_worker_surfaces_and_leaves_no_thread(tmp_path, num_workers):
     bad.write_text("no image")
     reader = create_reader([*IMAGES[:9], bad, *IMAGES[9:]])
     batches = iterate_evaluation(reader, batch_size=2, num_workers=num_workers)
-    with pytest.raises(ImageDecodeError, match=r"bad\.png: it is not an image file of a known format\.$"):
+    with pytest.raises(ImageDecodeError, match=r"bad\.png: it is not an image of a format that is read"):
         list(batches)
     assert decoding_threads() == []
 
@@ -255,7 +255,7 @@ def test_no_training_batch_holds_one_image_unless_asked(n_images, batch_size, si
 
 
 def test_caches_share_one_budget(monkeypatch):
-    monkeypatch.setattr("multilabelkit.data.loading.CACHE_BYTES", 10 * 8 * 8 * 3)
-    first = PixelReader(IMAGES[:4], size=8, color_mode="rgb", cache=True)
-    second = PixelReader(IMAGES, size=8, color_mode="rgb", cache=True, reserved_bytes=first.cache_bytes)
+    monkeypatch.setattr("multilabelkit.data.pixel_cache.MEMORY_BYTES", 10 * 8 * 8 * 3)
+    first = PixelReader(IMAGES[:4], size=8, color_mode="rgb", pixel_cache="memory")
+    second = PixelReader(IMAGES, size=8, color_mode="rgb", pixel_cache="memory", reserved_bytes=first.cache_bytes)
     assert (first.cache_bytes, second.cache_bytes) == (4 * 8 * 8 * 3, 6 * 8 * 8 * 3)

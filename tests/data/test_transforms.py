@@ -1,21 +1,29 @@
 import math
+import re
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
+from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as vision
 
+from multilabelkit.checks import shorten
 from multilabelkit.data.images import InputSpec
 from multilabelkit.data.transforms import (
     AUGMENTATIONS,
+    RESIZES,
     Augmentation,
+    apply_transform,
     augment_pixels,
+    create_augmentation,
     draw_crop,
     jitter_colors,
     resize_pixels,
     to_network_input,
 )
+from multilabelkit.errors import InputError
 
 CPU = torch.device("cpu")
 
@@ -256,3 +264,149 @@ def test_jitter_colors_stays_between_black_and_white():
     jittered = jitter_colors(images, torch.tensor([[3.0, 3.0, 3.0], [0.1, 5.0, 5.0]]))
     assert jittered.min() == 0
     assert jittered.max() == 255
+
+
+def test_resize_pads_with_black_and_keeps_the_aspect_ratio():
+    pixels = np.full((10, 20, 3), 200, dtype=np.uint8)
+    resized = resize_pixels(pixels, 8, resize="pad")
+    expected = np.zeros((8, 8, 3), dtype=np.uint8)
+    expected[2:6] = 200
+    np.testing.assert_array_equal(resized, expected)
+    np.testing.assert_array_equal(
+        resize_pixels(pixels.transpose(1, 0, 2), 8, resize="pad"), expected.transpose(1, 0, 2)
+    )
+
+
+def test_resize_crops_to_the_middle_square():
+    pixels = np.random.default_rng(0).integers(0, 256, (10, 21, 3), dtype=np.uint8)
+    expected = resize_pixels(pixels[:, 5:15], 6)
+    np.testing.assert_array_equal(resize_pixels(pixels, 6, resize="crop"), expected)
+    np.testing.assert_array_equal(
+        resize_pixels(pixels.transpose(1, 0, 2), 6, resize="crop"),
+        resize_pixels(pixels.transpose(1, 0, 2)[5:15], 6),
+    )
+
+
+@pytest.mark.parametrize("resize", RESIZES)
+@pytest.mark.parametrize("shape", [(1, 1), (1, 10000), (10000, 1), (3, 2), (7, 7)], ids=str)
+def test_resize_makes_a_square_of_any_shape(shape, resize):
+    pixels = np.full((*shape, 1), 9, dtype=np.uint8)
+    resized = resize_pixels(pixels, 7, resize=resize)
+    assert resized.shape == (7, 7, 1)
+    assert resized.max() == 9
+
+
+@pytest.mark.parametrize("resize", RESIZES)
+def test_resize_leaves_squares_of_the_right_size_alone(resize):
+    pixels = np.random.default_rng(0).integers(0, 256, (7, 7, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(resize_pixels(pixels, 7, resize=resize), pixels)
+
+
+SQUARE = np.random.default_rng(1).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+
+
+def test_create_augmentation_knows_names_and_takes_transforms():
+    assert create_augmentation(None) is None
+    assert create_augmentation("light") is AUGMENTATIONS["light"]
+    transform = v2.RandomHorizontalFlip()
+    assert create_augmentation(transform) == Augmentation(transform=transform)
+
+
+def test_a_transform_is_applied_to_uint8_images_with_the_channels_first():
+    seen = []
+
+    def transform(image):
+        seen.append(image)
+        return image
+
+    assert np.array_equal(apply_transform(transform, SQUARE, seed=0), SQUARE)
+    assert isinstance(seen[0], tv_tensors.Image)
+    assert seen[0].dtype == torch.uint8
+    assert seen[0].shape == (3, 16, 16)
+
+
+def test_a_transform_may_return_floats_from_0_to_1():
+    result = apply_transform(v2.ToDtype(torch.float32, scale=True), SQUARE, seed=0)
+    np.testing.assert_array_equal(result, SQUARE)
+
+
+def test_a_transform_may_change_the_size():
+    augmentation = Augmentation(transform=v2.CenterCrop((10, 12)))
+    augmented, factors = augment_pixels(SQUARE, 8, augmentation, np.random.default_rng(0))
+    np.testing.assert_array_equal(augmented, resize_pixels(SQUARE[3:13, 2:14], 8))
+    np.testing.assert_array_equal(factors, 1)
+
+
+@pytest.mark.parametrize(
+    ("transform", "got"),
+    [
+        (lambda image: None, "NoneType"),
+        (lambda image: image[0], "a tensor of shape (16, 16), torch.uint8 from 0 to 254"),
+        (lambda image: image[:1], "a tensor of shape (1, 16, 16), torch.uint8 from 0 to 254"),
+        (lambda image: image.float(), "a tensor of shape (3, 16, 16), torch.float32 from 0 to 255"),
+        (lambda image: image / 255 - 1, "a tensor of shape (3, 16, 16), torch.float32 from -1 to 0"),
+        (lambda image: image.int(), "a tensor of shape (3, 16, 16), torch.int32 from 0 to 255"),
+    ],
+    ids=["None", "two dimensions", "one channel", "0 to 255", "normalized", "int32"],
+)
+def test_what_is_no_image_is_refused(transform, got):
+    pixels = SQUARE.copy()
+    pixels[..., 0].flat[:2] = 0, 254
+    pixels[..., 0] = np.minimum(pixels[..., 0], 254)
+    pixels[0, 0, 1:] = 0, 255
+    message = (
+        f"The 'augment' transform {shorten(transform)} must return an image tensor (C, H, W) of 3 channel(s), uint8 or "
+        f"float in [0, 1]. Got {got}; leave out Normalize and the like, which the classifier does itself."
+    )
+    with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
+        apply_transform(transform, pixels, seed=0)
+
+
+TRANSFORMS = {
+    "affine": v2.RandomAffine(20, translate=(0.1, 0.1)),
+    "AugMix": v2.AugMix(),
+    "AutoAugment": v2.AutoAugment(),
+    "choice": v2.RandomChoice([v2.RandomInvert(), v2.RandomPosterize(3)]),
+    "crop": v2.RandomResizedCrop(16),
+    "elastic": v2.ElasticTransform(sigma=1.0),
+    "erasing": v2.RandomErasing(p=1.0),
+    "jitter": v2.ColorJitter(0.3, 0.3, 0.3, 0.1),
+    "noise": v2.GaussianNoise(),
+    "order": v2.RandomOrder([v2.RandomInvert(), v2.RandomPosterize(3), v2.RandomSolarize(99)]),
+    "perspective": v2.RandomPerspective(p=1.0),
+    "RandAugment": v2.RandAugment(),
+    "TrivialAugment": v2.TrivialAugmentWide(),
+    "strong": AUGMENTATIONS["strong"].transform,
+}
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_a_transform_draws_from_its_seed_alone(name):
+    transform = TRANSFORMS[name]
+    torch.manual_seed(0)
+    first = [apply_transform(transform, SQUARE, seed=seed) for seed in range(12)]
+    state = torch.get_rng_state()
+    torch.manual_seed(1)
+    second = [apply_transform(transform, SQUARE, seed=seed) for seed in range(12)]
+    assert all(np.array_equal(one, other) for one, other in zip(first, second, strict=True))
+    assert len({image.tobytes() for image in first}) > 2
+    torch.manual_seed(0)
+    assert torch.equal(torch.get_rng_state(), state)  # and takes nothing from the draws of others
+
+
+def test_transforms_in_many_threads_draw_as_in_one():
+    transform = TRANSFORMS["RandAugment"]
+    expected = [apply_transform(transform, SQUARE, seed=seed) for seed in range(60)]
+    with ThreadPoolExecutor(6) as pool:
+        found = list(pool.map(lambda seed: apply_transform(transform, SQUARE, seed=seed), range(60)))
+    assert all(np.array_equal(one, other) for one, other in zip(expected, found, strict=True))
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+@pytest.mark.parametrize("n_channels", [1, 3])
+def test_every_named_augmentation_makes_images_of_the_right_size(name, n_channels):
+    pixels = SQUARE[..., :n_channels]
+    made = [augment_pixels(pixels, 14, AUGMENTATIONS[name], np.random.default_rng(seed))[0] for seed in range(40)]
+    assert {image.shape for image in made} == {(14, 14, n_channels)}
+    assert {image.dtype for image in made} == {np.dtype(np.uint8)}
+    assert len({image.tobytes() for image in made}) > 30

@@ -125,7 +125,7 @@ def test_start_head_penalises_more_where_images_are_few(monkeypatch):
     settings = SimpleNamespace(batch_size=8, num_workers=0, device=torch.device("cpu"), dtype=torch.float32)
     for n_images in (10, 100, 500, 1000, 5000):
         targets = np.zeros((n_images, 1), dtype=np.float32)
-        train = LabelledImages(PixelReader([], size=8, color_mode="rgb", cache=False), targets)
+        train = LabelledImages(PixelReader([], size=8, color_mode="rgb", pixel_cache=None), targets)
         spec = InputSpec(8, 3, (0.5,) * 3, (0.5,) * 3)
         head_first.start_head(network, spec, train, settings=settings, learn=True)
     np.testing.assert_allclose(penalties, [0.1, 0.1, 0.02, 0.01, 0.01])

@@ -60,7 +60,7 @@ def network(tiny_network):
 def label(shapes, rows=slice(None), *, color_mode="rgb", size=32, targets=None, sample_weight=None):
     images = list(shapes.images[rows])
     values = shapes.target.to_numpy(dtype=np.float32)[rows] if targets is None else targets
-    reader = PixelReader(images, size=size, color_mode=color_mode, cache=True)
+    reader = PixelReader(images, size=size, color_mode=color_mode, pixel_cache="memory")
     return LabelledImages(reader, values, sample_weight)
 
 
@@ -242,7 +242,7 @@ def test_broken_image_ends_the_training_and_its_threads(network, shapes, tmp_pat
     path = tmp_path / "a.png"
     path.touch()
     record = Record()
-    reader = PixelReader([*shapes.images, path], size=32, color_mode="rgb", cache=True)
+    reader = PixelReader([*shapes.images, path], size=32, color_mode="rgb", pixel_cache="memory")
     targets = np.zeros((49, 3), dtype=np.float32)
     message = f"Cannot decode the image {path}: the file is empty."
     with pytest.raises(ImageDecodeError, match=f"^{re.escape(message)}$"):

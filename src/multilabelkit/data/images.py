@@ -2,40 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
+import re
 import stat
-import struct
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import urllib.parse
+import urllib.request
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from multilabelkit.checks import shorten
+from multilabelkit.checks import import_extra, shorten
 from multilabelkit.errors import ImageDecodeError, InputError
 
 COLOR_MODES = {"rgb": 3, "grey": 1}
 
-# Everything Pillow raises for a damaged file, warnings too where the caller made them errors. It is caught around
-# decoding alone, and never hidden: each becomes an ImageDecodeError that names the image.
-_DECODER_ERRORS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    IndexError,
-    KeyError,
-    EOFError,
-    OverflowError,
-    MemoryError,
-    RuntimeError,
-    Warning,
-    struct.error,
-    Image.DecompressionBombError,
-)
+# What Pillow may try: formats that people train on and whose decoders are looked after. Most holes in Pillow were in
+# the others, which an upload could otherwise choose.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+
+# More pixels than this are refused before they are decoded: a file of 250 KB can unfold to gigabytes. It is the number
+# above which Pillow itself begins to warn.
+MAX_PIXELS = 89_478_485
 
 _ORIENTATION_TAG = 0x0112
 _ORIENTATIONS = {
@@ -48,6 +39,13 @@ _ORIENTATIONS = {
     8: Image.Transpose.ROTATE_90,
 }
 
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")  # at least two letters: C:// is a drive
+_ENCODED = (bytes, bytearray, memoryview)
+
+
+class _UnusableError(ValueError):
+    """What is wrong with an image that is not damaged; the text is the whole reason."""
+
 
 @dataclass(frozen=True)
 class InputSpec:
@@ -56,17 +54,20 @@ class InputSpec:
     Parameters
     ----------
     size : int
-        Side of the square input in pixels; images are squished to it, so that nothing labelled is cut away.
+        Side of the square input in pixels.
     channels : {1, 3}
         Greyscale or red, green and blue.
     mean, std : tuple of float
         One value per channel, in units of pixel / 255: the network sees ``(pixel / 255 - mean) / std``.
+    resize : {"squish", "pad", "crop"}
+        How an image becomes square, see `resize_pixels`.
     """
 
     size: int
     channels: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    resize: str = "squish"
 
     @property
     def color_mode(self) -> str:
@@ -79,14 +80,14 @@ def check_images(X: Any) -> list[Any]:
 
     Parameters
     ----------
-    X : sequence of str, Path, PIL image or array; ndarray; Series; DataFrame with one column
-        An ndarray of shape (n_samples, H, W) or (n_samples, H, W, 1|3|4) holds n images; one of shape
-        (n_samples,) holds paths.
+    X : sequence of str, Path, bytes, PIL image, array or tensor; ndarray; tensor; Series; DataFrame with one column
+        An ndarray of shape (n_samples, H, W) or (n_samples, H, W, 1|3|4), or a tensor of shape
+        (n_samples, 1|3|4, H, W), holds n images; one of shape (n_samples,) holds paths.
 
     Returns
     -------
     sources : list of length n_samples
-        Each a path, a PIL image or an array (H, W) or (H, W, 1|3|4). Nothing is read or decoded here.
+        Each what `decode_image` takes. Nothing is read or decoded here.
 
     Raises
     ------
@@ -102,6 +103,8 @@ def check_images(X: Any) -> list[Any]:
         raise InputError(
             f"X is a single path, {shorten(os.fspath(X))}; pass a list of paths: [{shorten(os.fspath(X))}]."
         )
+    if isinstance(X, _ENCODED):
+        raise InputError(f"X is a single encoded image of {len(X)} bytes; pass a list of images: [data].")
     if isinstance(X, Image.Image):
         raise InputError(f"X is a single PIL image of size {X.size}; pass a list of images: [image].")
     sources = _as_list(X)
@@ -111,8 +114,8 @@ def check_images(X: Any) -> list[Any]:
 
 
 def _as_list(X: Any) -> list[Any]:
-    if hasattr(X, "detach") and hasattr(X, "cpu"):
-        X = X.detach().cpu().numpy()
+    if _is_tensor(X):
+        return _split_tensor(X)
     if hasattr(X, "iloc"):  # pandas
         if X.ndim == 2 and X.shape[1] != 1:
             raise InputError(
@@ -131,6 +134,8 @@ def _as_list(X: Any) -> list[Any]:
 
 
 def _split_array(X: np.ndarray) -> list[Any]:
+    if X.dtype.kind == "S":  # numpy cuts trailing zeros off, so these are paths and no encoded images
+        X = np.char.decode(X, "utf-8")
     if X.ndim == 1:
         return X.tolist()
     if X.ndim == 2 and X.dtype.kind in "OU" and X.shape[1] == 1:
@@ -144,18 +149,40 @@ def _split_array(X: np.ndarray) -> list[Any]:
     raise InputError(f"X must be an array of shape (n_samples, H, W) or (n_samples, H, W, 1|3|4). Got shape {X.shape}.")
 
 
-def decode_image(source: Any, *, color_mode: str = "rgb", min_size: int | None = None) -> np.ndarray:
+def _split_tensor(X: Any) -> list[Any]:
+    shape = tuple(X.shape)
+    if X.ndim == 2 or (X.ndim == 3 and (shape[0] in (1, 3, 4) or shape[-1] in (1, 3, 4))):
+        raise InputError(
+            f"X is a single image, a tensor of shape {shape}; pass a list of images: [image] or image[None]."
+        )
+    if X.ndim in (3, 4):
+        return list(X.detach().cpu())
+    raise InputError(f"X must be a tensor of shape (n_samples, H, W) or (n_samples, 1|3|4, H, W). Got shape {shape}.")
+
+
+def _is_tensor(value: Any) -> bool:
+    return hasattr(value, "detach") and hasattr(value, "cpu")
+
+
+def decode_image(
+    source: Any, *, color_mode: str = "rgb", min_size: int | None = None, max_pixels: int = MAX_PIXELS
+) -> np.ndarray:
     """Read one image as uint8 pixels.
 
     Parameters
     ----------
-    source : str, Path, PIL image or array
-        Arrays are (H, W) or (H, W, 1|3|4), uint8 or float in [0, 1]. Files may be anything Pillow reads; the
-        orientation their camera noted is applied, transparency is dropped, and of 16 bits the upper 8 are kept.
+    source : str, Path, bytes, PIL image, array or tensor
+        Strings are paths or URLs: ``file://``, and with the package fsspec any other, such as ``s3://``. Bytes are an
+        encoded image. Files and bytes are JPEG, PNG, WebP, GIF, BMP, TIFF or PPM; of several frames the first is
+        taken, the orientation that a camera noted is applied, what is transparent is laid on white, and of 16 bits the
+        upper 8 are kept. Arrays are (H, W) or (H, W, 1|3|4): uint8, uint16, bool, or float in [0, 1]. Tensors are
+        the same, or (1|3|4, H, W).
     color_mode : {"rgb", "grey"}, default="rgb"
         Colours of the result, whatever those of the source.
     min_size : int, optional
         A JPEG may be decoded at a reduced size (much faster) as long as both sides stay at least this long.
+    max_pixels : int, default=89478485
+        A file of more pixels is refused before it is decoded.
 
     Returns
     -------
@@ -164,7 +191,7 @@ def decode_image(source: Any, *, color_mode: str = "rgb", min_size: int | None =
     Raises
     ------
     ImageDecodeError
-        If the image is missing, damaged or of an unknown format; it names the image and says why.
+        If the image is missing, damaged, too large or of another format; it names the image and says why.
 
     Examples
     --------
@@ -174,19 +201,61 @@ def decode_image(source: Any, *, color_mode: str = "rgb", min_size: int | None =
     mode = "RGB" if color_mode == "rgb" else "L"
     try:
         if isinstance(source, Image.Image):
+            _check_pixels(source, max_pixels)
             return _to_pixels(source, mode)
-        if isinstance(source, (str, os.PathLike)):
-            with Image.open(source) as image:
+        if isinstance(source, (str, os.PathLike, *_ENCODED)):
+            with Image.open(_open_source(source), formats=FORMATS) as image:
+                _check_pixels(image, max_pixels)  # nothing is decoded yet
                 if min_size is not None:
                     image.draft(mode, (min_size, min_size))
                 return _to_pixels(image, mode)
         return _to_pixels(_array_to_pil(source), mode)
-    except _DECODER_ERRORS as error:
-        name = describe_source(source)
-        reason = _explain(source, error)
+    except Exception as error:  # of any kind: what damaged bytes make of a decoder is boundless
+        name, reason = describe_source(source), explain_failure(source, error)
         raise ImageDecodeError(
             f"Cannot decode the image {name}: {reason}.", paths=[name], rows=[0], reasons=[reason]
         ) from error
+
+
+def _open_source(source: Any) -> Any:
+    """Return what Pillow opens: a path, or a file in memory."""
+    if isinstance(source, _ENCODED):
+        return io.BytesIO(source)
+    path = find_local_path(source)
+    return io.BytesIO(read_encoded(source)) if path is None else path
+
+
+def find_local_path(source: Any) -> str | None:
+    """Return the path of a source that is a file on this machine, and None for every other source."""
+    if not isinstance(source, (str, os.PathLike)):
+        return None
+    path = os.fspath(source)
+    if not _URL.match(path):
+        return path
+    parts = urllib.parse.urlsplit(path)
+    return urllib.request.url2pathname(parts.path) if parts.scheme.lower() == "file" else None
+
+
+def read_encoded(source: Any) -> bytes:
+    """Return the encoded bytes of a path, a URL or bytes themselves."""
+    if isinstance(source, _ENCODED):
+        return bytes(source)
+    path = find_local_path(source)
+    if path is None:
+        return _fetch(os.fspath(source))
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def _fetch(url: str) -> bytes:
+    with import_extra("fsspec", extra="remote").open(url, "rb") as file:
+        return file.read()
+
+
+def _check_pixels(image: Image.Image, max_pixels: int) -> None:
+    n_pixels = image.size[0] * image.size[1]
+    if n_pixels > max_pixels:
+        raise _UnusableError(f"it has {n_pixels:,} pixels, more than max_pixels={max_pixels:,}")
 
 
 def _to_pixels(image: Image.Image, mode: str) -> np.ndarray:
@@ -194,51 +263,70 @@ def _to_pixels(image: Image.Image, mode: str) -> np.ndarray:
     orientation = _read_orientation(image)
     if orientation in _ORIENTATIONS:  # most images need no turn, and the copy costs
         image = image.transpose(_ORIENTATIONS[orientation])
-    if image.mode != mode:
-        image = _to_eight_bits(image).convert(mode)
+    if image.mode != mode or "transparency" in image.info:
+        image = _lay_on_white(_to_eight_bits(image)).convert(mode)
     pixels = np.array(image, dtype=np.uint8)
     if pixels.size == 0:
-        raise ValueError("it has no pixels")
+        raise _UnusableError("it has no pixels")
     return pixels if pixels.ndim == 3 else pixels[:, :, None]
 
 
 def _read_orientation(image: Image.Image) -> Any:
     """Return the EXIF orientation; an image whose pixels are sound is not refused for damaged notes beside them."""
-    try:
+    with contextlib.suppress(Exception):
         return image.getexif().get(_ORIENTATION_TAG, 1)
-    except _DECODER_ERRORS:
-        return 1
+    return 1
 
 
 def _to_eight_bits(image: Image.Image) -> Image.Image:
-    """Bring the modes that Pillow itself converts wrongly, or only with a warning, to one of 8 bits."""
-    if image.mode.startswith("I;16"):  # Pillow would clip all above 255 to white
-        return Image.fromarray((np.array(image) >> 8).astype(np.uint8))
+    """Bring the modes of more than 8 bits, which Pillow itself converts wrongly, to one of 8 bits."""
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PPM", "PNG")):
+        return Image.fromarray((np.array(image) >> 8).astype(np.uint8))  # Pillow would clip all above 255 to white
     if image.mode in ("I", "F"):
         return _array_to_pil(np.array(image))
-    if image.mode == "P" and isinstance(image.info.get("transparency"), bytes):
-        return image.convert("RGBA")
     return image
 
 
+def _lay_on_white(image: Image.Image) -> Image.Image:
+    """Show what is transparent as a page would: colours that nobody ever saw often lie beneath, mostly black."""
+    if "transparency" not in image.info and not image.mode.endswith(("A", "a")):
+        return image
+    image = image.convert("RGBA")
+    if image.getchannel("A").getextrema()[0] == 255:
+        return image
+    page = Image.new("RGBA", image.size, "white")
+    page.alpha_composite(image)
+    return page
+
+
 def _array_to_pil(source: Any) -> Image.Image:
-    if hasattr(source, "detach") and hasattr(source, "cpu"):
+    if _is_tensor(source):
         source = source.detach().cpu().numpy()
+        if source.ndim == 3 and source.shape[0] in (1, 3, 4):
+            source = np.moveaxis(source, 0, -1)
     if not isinstance(source, np.ndarray):
-        raise ValueError(f"its type is {type(source).__name__}, not a path, PIL image or array")
+        raise _UnusableError(f"its type is {type(source).__name__}, not a path, bytes, PIL image, array or tensor")
     if source.ndim == 3 and source.shape[-1] == 1:
         source = source[:, :, 0]
     if not (source.ndim == 2 or (source.ndim == 3 and source.shape[-1] in (3, 4))) or 0 in source.shape:
         is_channels_first = source.ndim == 3 and source.shape[0] in (1, 3, 4) and source.shape[-1] > 4
         advice = "; put the channels last" if is_channels_first else ""
-        raise ValueError(f"its shape is {source.shape}, not (H, W) or (H, W, 1|3|4){advice}")
-    if source.dtype.kind == "f":
-        if not (np.isfinite(source).all() and source.min() >= 0 and source.max() <= 1):
-            raise ValueError("a float array must hold finite values in [0, 1]; divide by 255 if it holds 0 to 255")
-        source = np.rint(source * 255).astype(np.uint8)
-    if source.dtype != np.uint8:
-        raise ValueError(f"its dtype is {source.dtype}, not uint8 or float in [0, 1]")
-    return Image.fromarray(source)
+        raise _UnusableError(f"its shape is {source.shape}, not (H, W) or (H, W, 1|3|4){advice}")
+    return Image.fromarray(np.ascontiguousarray(_scale_to_eight_bits(source)))
+
+
+def _scale_to_eight_bits(array: np.ndarray) -> np.ndarray:
+    if array.dtype.kind == "f":
+        if not (np.isfinite(array).all() and array.min() >= 0 and array.max() <= 1):
+            raise _UnusableError("a float array must hold finite values in [0, 1]; divide by 255 if it holds 0 to 255")
+        return np.rint(array * 255).astype(np.uint8)
+    if array.dtype == np.uint16:
+        return (array >> 8).astype(np.uint8)
+    if array.dtype == np.bool_:
+        return array.astype(np.uint8) * np.uint8(255)
+    if array.dtype != np.uint8:
+        raise _UnusableError(f"its dtype is {array.dtype}, not uint8, uint16, bool or float in [0, 1]")
+    return array
 
 
 def describe_source(source: Any) -> str:
@@ -248,12 +336,30 @@ def describe_source(source: Any) -> str:
     return f"<{type(source).__name__}>"
 
 
-def _explain(source: Any, error: BaseException) -> str:
+def explain_failure(source: Any, error: BaseException) -> str:
     """Say in words why decoding failed."""
-    if not isinstance(source, (str, os.PathLike)):
-        return str(error) or type(error).__name__
+    if isinstance(error, _UnusableError):
+        return str(error)
+    if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
+        return f"it has too many pixels ({error})"
+    path = find_local_path(source)
+    trouble = None if path is None else _find_file_trouble(path, error)
+    if trouble is not None:
+        return trouble
+    if isinstance(source, _ENCODED) and len(source) == 0:
+        return "it is empty"
+    if isinstance(error, Image.UnidentifiedImageError):
+        return f"it is not an image of a format that is read ({', '.join(FORMATS)})"
+    words = str(error) or type(error).__name__
+    if path is not None or isinstance(source, _ENCODED):
+        return f"the {'file is' if path is not None else 'bytes are'} damaged or unsupported ({words})"
+    return f"it cannot be read ({words})" if isinstance(source, str) else words
+
+
+def _find_file_trouble(path: str, error: BaseException) -> str | None:
+    """Say what is wrong with a file before its contents matter."""
     try:
-        status = os.stat(source)
+        status = os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
         return "the file does not exist"
     except (OSError, ValueError):  # a name too long or with a null byte, a folder that may not be entered
@@ -262,61 +368,7 @@ def _explain(source: Any, error: BaseException) -> str:
         return "it is a folder, not a file"
     if status.st_size == 0:
         return "the file is empty"
-    if isinstance(error, PermissionError):
-        return "reading it is not permitted"
-    if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
-        return f"it has too many pixels ({error})"
-    if isinstance(error, Image.UnidentifiedImageError):
-        return "it is not an image file of a known format"
-    return f"the file is damaged or unsupported ({error or type(error).__name__})"
-
-
-def check_decodable(
-    sources: Sequence[Any], decode: Callable[[Any], Any], *, num_workers: int, where: str = "X"
-) -> None:
-    """Try every image and raise one ImageDecodeError that lists all those that fail, with their rows."""
-
-    def attempt(row: int) -> ImageDecodeError | None:
-        try:
-            decode(sources[row])
-        except ImageDecodeError as error:
-            return error
-        return None
-
-    with ThreadPoolExecutor(max(1, num_workers)) as pool:
-        failures = [(row, error) for row, error in enumerate(pool.map(attempt, range(len(sources)))) if error]
-    if failures:
-        raise describe_failures(failures, n_images=len(sources), where=where)
-
-
-def check_files_exist(sources: Sequence[Any], *, where: str = "X") -> None:
-    """Raise one ImageDecodeError that lists every path that is not there: cheap, so it runs before anything else."""
-    failures = []
-    for row, source in enumerate(sources):
-        if isinstance(source, (str, os.PathLike)) and not os.path.isfile(source):
-            name, reason = describe_source(source), _explain(source, FileNotFoundError())
-            failures.append((row, ImageDecodeError(reason, paths=[name], rows=[row], reasons=[reason])))
-    if failures:
-        raise describe_failures(failures, n_images=len(sources), where=where)
-
-
-def describe_failures(
-    failures: Sequence[tuple[int, ImageDecodeError]], *, n_images: int, where: str = "X"
-) -> ImageDecodeError:
-    """Fold the errors of single images, each with its row in `where`, into the one error that a caller sees."""
-    rows = [row for row, _ in failures]
-    paths = [error.paths[0] for _, error in failures]
-    reasons = [error.reasons[0] for _, error in failures]
-    first = f"'{paths[0]}' at row {rows[0]}: {reasons[0]}"
-    count = f"{len(failures)} of {n_images} images in {where}"
-    if len(failures) == 1:
-        message = f"Cannot decode {count}: {first}. Repair or remove it."
-    else:
-        message = (
-            f"Cannot decode {count}; the first is {first}. "
-            "Repair or remove them (all are listed in error.paths and error.rows)."
-        )
-    return ImageDecodeError(message, paths=paths, rows=rows, reasons=reasons)
+    return "reading it is not permitted" if isinstance(error, PermissionError) else None
 
 
 def encode_png(pixels: np.ndarray) -> bytes:

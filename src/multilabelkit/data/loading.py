@@ -6,24 +6,23 @@ needs a ``__main__`` guard, and a notebook behaves as a script does.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import threading
 from collections import deque
 from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import psutil
 import torch
 
-from multilabelkit.data.images import COLOR_MODES, decode_image
+from multilabelkit.data.images import COLOR_MODES, MAX_PIXELS, decode_image, find_local_path, read_encoded
+from multilabelkit.data.jpeg import JPEG_SUFFIXES, decode_plain_jpeg
+from multilabelkit.data.pixel_cache import DiskCache, create_pixel_cache, digest_content
 from multilabelkit.data.transforms import Augmentation, augment_pixels, resize_pixels
-
-# The pixel cache takes no more than this, nor more than half of the memory that is free when it is made.
-CACHE_BYTES = 4 * 2**30
+from multilabelkit.errors import ImageDecodeError
 
 
 class Batch(NamedTuple):
@@ -35,71 +34,137 @@ class Batch(NamedTuple):
 
 
 class PixelReader:
-    """Gives the pixels of each source at the working size, decoding each image once if memory allows.
+    """Gives the pixels of each source at the working size, decoding each image once if there is room to keep it.
 
     Parameters
     ----------
-    sources : sequence of str, Path, PIL image or array
+    sources : sequence of what `decode_image` takes
     size : int
-        Side of the square that every image is squished to.
+        Side of the square that every image becomes.
     color_mode : {"rgb", "grey"}
-    cache : bool
-        Keep decoded pixels in memory: as many images, from the first on, as fit in half of the free memory and in
-        `CACHE_BYTES`.
-    reserved_bytes : int, default=0
-        Of that room, how much the caches of other readers will take.
+    resize : {"squish", "pad", "crop"}
+    max_pixels : int
+        A file of more pixels is refused.
+    decoder : {"auto", "pillow"}
+        "auto" leaves plain JPEG files on this machine to simplejpeg, see `decode_plain_jpeg`.
+    pixel_cache : {"auto", "memory"}, path or None
+        Where decoded pixels are kept, see `create_pixel_cache`.
+    reserved_bytes : int
+        How much memory the caches of other readers will take.
+    keep_bad : bool
+        Read an image that cannot be decoded as black, and note its error.
 
     Attributes
     ----------
     n_decoded : int
         How many images were decoded so far.
+    failures : dict of int to ImageDecodeError
+        With `keep_bad`, the rows that could not be decoded.
     """
 
-    @property
-    def cache_bytes(self) -> int:
-        """How much memory the cache takes once it is full."""
-        return self._cached.nbytes
-
     def __init__(
-        self, sources: Sequence[Any], *, size: int, color_mode: str, cache: bool, reserved_bytes: int = 0
+        self,
+        sources: Sequence[Any],
+        *,
+        size: int,
+        color_mode: str,
+        resize: str = "squish",
+        max_pixels: int = MAX_PIXELS,
+        decoder: str = "auto",
+        pixel_cache: str | os.PathLike | None = None,
+        reserved_bytes: int = 0,
+        keep_bad: bool = False,
     ) -> None:
         self.sources = sources
         self.size = size
         self.color_mode = color_mode
+        self.resize = resize
+        self.max_pixels = max_pixels
+        self.decoder = decoder
+        self.keep_bad = keep_bad
         self.n_decoded = 0
+        self.failures: dict[int, ImageDecodeError] = {}
         self._lock = threading.Lock()
-        shape = (size, size, COLOR_MODES[color_mode])
-        budget = max(0, min(CACHE_BYTES, _measure_free_memory() // 2) - reserved_bytes) if cache else 0
-        n_cached = min(len(sources), budget // math.prod(shape))
-        self._cached = np.empty((n_cached, *shape), dtype=np.uint8)  # memory is taken only as rows are filled
-        self._filled = np.zeros(n_cached, dtype=bool)
+        self._shape = (size, size, COLOR_MODES[color_mode])
+        self._cache = create_pixel_cache(
+            pixel_cache,
+            len(sources),
+            self._shape,
+            kind=f"{color_mode}-{resize}-{decoder}",
+            reserved_bytes=reserved_bytes,
+        )
+
+    @property
+    def cache_bytes(self) -> int:
+        """How much memory the cache takes once it is full."""
+        return 0 if self._cache is None else self._cache.n_bytes
 
     def read(self, row: int) -> np.ndarray:
         """Return the pixels of one source, (size, size, C) uint8, from the cache or freshly decoded."""
-        if row < len(self._filled) and self._filled[row]:
-            return self._cached[row]
-        pixels = resize_pixels(self.decode(self.sources[row]), self.size)
-        with self._lock:
-            self.n_decoded += 1
-        if row < len(self._filled):
-            self._cached[row] = pixels
-            self._filled[row] = True  # only now: another thread may look at any moment
+        pixels = None if self._cache is None else self._cache.get(row)
+        if pixels is not None:
+            return pixels
+        try:
+            return self._read_source(row)
+        except ImageDecodeError as error:
+            if not self.keep_bad:
+                raise
+            self.failures[row] = error
+            return np.zeros(self._shape, dtype=np.uint8)
+
+    def _read_source(self, row: int) -> np.ndarray:
+        source = self.sources[row]
+        if not isinstance(self._cache, DiskCache):
+            pixels = self._decode_resized(source)
+            if self._cache is not None:
+                self._cache.put(row, pixels)
+            return pixels
+        encoded = _read_content(source)
+        digest = None if encoded is None else digest_content(encoded)
+        found = None if digest is None else self._cache.find(row, digest)
+        if found is not None:
+            return found
+        pixels = self._decode_resized(source, encoded)
+        self._cache.put(row, pixels, digest)
         return pixels
 
-    def decode(self, source: Any) -> np.ndarray:
-        """Decode one source at whatever size is cheapest above the working size."""
-        return decode_image(source, color_mode=self.color_mode, min_size=self.size)
+    def _decode_resized(self, source: Any, encoded: bytes | None = None) -> np.ndarray:
+        pixels = resize_pixels(self.decode(source, encoded), self.size, resize=self.resize)
+        with self._lock:
+            self.n_decoded += 1
+        return pixels
+
+    def decode(self, source: Any, encoded: bytes | None = None) -> np.ndarray:
+        """Decode one source at whatever size is cheapest above the working size; its bytes may be at hand already."""
+        path = find_local_path(source)
+        if self.decoder == "auto" and path is not None and path.lower().endswith(JPEG_SUFFIXES):
+            encoded = _read_content(source) if encoded is None else encoded
+            if encoded is not None:
+                pixels = decode_plain_jpeg(
+                    encoded, color_mode=self.color_mode, min_size=self.size, max_pixels=self.max_pixels
+                )
+                if pixels is not None:
+                    return pixels
+        limits: dict[str, Any] = {"color_mode": self.color_mode, "min_size": self.size, "max_pixels": self.max_pixels}
+        if encoded is not None:
+            with contextlib.suppress(ImageDecodeError):  # the source itself has a name, and can say what is wrong
+                return decode_image(encoded, **limits)
+        return decode_image(source, **limits)
+
+    def close(self) -> None:
+        """Give back what the cache holds; a cache in a folder is left to later fits."""
+        if self._cache is not None:
+            self._cache.close()
+            self._cache = None
 
 
-def _measure_free_memory() -> int:
-    """Return the bytes that are free, in the machine and in the container if there is one."""
-    free = psutil.virtual_memory().available
-    try:
-        limit = Path("/sys/fs/cgroup/memory.max").read_text()
-        used = Path("/sys/fs/cgroup/memory.current").read_text()
-        return free if limit.strip() == "max" else max(0, min(free, int(limit) - int(used)))
-    except (OSError, ValueError):
-        return free
+def _read_content(source: Any) -> bytes | None:
+    """Return the encoded bytes of a source that has some and can be read."""
+    if not isinstance(source, (str, os.PathLike, bytes, bytearray, memoryview)):
+        return None
+    with contextlib.suppress(Exception):  # of any kind, from any file system: decode_image meets and explains it
+        return read_encoded(source)
+    return None
 
 
 def count_workers(num_workers: int | None) -> int:

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+from torchvision import tv_tensors
+from torchvision.transforms import v2
 
+from multilabelkit.checks import shorten
 from multilabelkit.data.images import InputSpec
+from multilabelkit.errors import InputError
+
+RESIZES = ("squish", "pad", "crop")
 
 # Training images are kept this much larger than the network's input, so that a random crop of them is still sharp.
 CROP_MARGIN = 8 / 7
@@ -24,30 +33,53 @@ class Augmentation:
 
     Parameters
     ----------
-    scale : (float, float)
-        Share of the image's area that the random crop keeps.
+    scale : (float, float) or None
+        Share of the image's area that the random crop keeps; None crops nothing.
     ratio : (float, float)
         Aspect ratio of the crop, as in torchvision's RandomResizedCrop.
     flip : float
         Probability of a left-right mirror.
     jitter : float
         Brightness, contrast and saturation are each multiplied by a factor in [1 - jitter, 1 + jitter].
+    transform : callable, optional
+        A torchvision transform (v2) to apply after these, to a uint8 image (C, H, W).
     """
 
-    scale: tuple[float, float]
+    scale: tuple[float, float] | None = None
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    flip: float = 0.5
+    flip: float = 0.0
     jitter: float = 0.0
+    transform: Callable[[Any], Any] | None = None
 
 
+# Note: none of them changes hues, which are the label of a sunset or a stain.
 AUGMENTATIONS: dict[str, Augmentation] = {
-    "light": Augmentation(scale=(0.6, 1.0)),
-    "standard": Augmentation(scale=(0.4, 1.0), jitter=0.2),
+    "light": Augmentation(scale=(0.6, 1.0), flip=0.5),
+    "standard": Augmentation(scale=(0.4, 1.0), flip=0.5, jitter=0.2),
+    "strong": Augmentation(
+        scale=(0.3, 1.0),
+        flip=0.5,
+        jitter=0.3,
+        transform=v2.Compose(
+            [
+                v2.RandomApply([v2.RandomAffine(degrees=15, shear=8, interpolation=v2.InterpolationMode.BILINEAR)]),
+                v2.RandomGrayscale(p=0.1),
+                v2.RandomErasing(p=0.25, scale=(0.02, 0.2)),
+            ]
+        ),
+    ),
 }
 
 
-def resize_pixels(pixels: np.ndarray, size: int) -> np.ndarray:
-    """Squish pixels to a square with an antialiased bilinear kernel.
+def create_augmentation(augment: str | Callable[[Any], Any] | None) -> Augmentation | None:
+    """Turn the `augment` parameter into an Augmentation: one of the named ones, or a transform of the caller's."""
+    if augment is None or isinstance(augment, str):
+        return None if augment is None else AUGMENTATIONS[augment]
+    return Augmentation(transform=augment)
+
+
+def resize_pixels(pixels: np.ndarray, size: int, *, resize: str = "squish") -> np.ndarray:
+    """Bring pixels to a square with an antialiased bilinear kernel.
 
     This is the only resize kernel of the library: training, prediction and every decoder go through it.
 
@@ -56,6 +88,9 @@ def resize_pixels(pixels: np.ndarray, size: int) -> np.ndarray:
     pixels : ndarray of shape (H, W, C), uint8
     size : int
         Side of the square in pixels.
+    resize : {"squish", "pad", "crop"}, default="squish"
+        "squish" changes the aspect ratio; "pad" keeps it and adds black on both sides; "crop" keeps it and cuts to the
+        middle square.
 
     Returns
     -------
@@ -66,18 +101,34 @@ def resize_pixels(pixels: np.ndarray, size: int) -> np.ndarray:
     >>> resize_pixels(np.full((5, 9, 3), 7, dtype=np.uint8), 4)[0, 0]
     array([7, 7, 7], dtype=uint8)
     """
-    if pixels.shape[:2] == (size, size):
+    height, width = pixels.shape[:2]
+    if height == width or resize == "squish":
+        return _scale_pixels(pixels, size, size)
+    if resize == "crop":
+        side = min(height, width)
+        top, left = (height - side) // 2, (width - side) // 2
+        return _scale_pixels(pixels[top : top + side, left : left + side], size, size)
+    scale = size / max(height, width)
+    scaled = _scale_pixels(pixels, max(1, round(height * scale)), max(1, round(width * scale)))
+    square = np.zeros((size, size, pixels.shape[2]), dtype=np.uint8)
+    top, left = (size - scaled.shape[0]) // 2, (size - scaled.shape[1]) // 2
+    square[top : top + scaled.shape[0], left : left + scaled.shape[1]] = scaled
+    return square
+
+
+def _scale_pixels(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+    if pixels.shape[:2] == (height, width):
         return pixels
     image = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)[None]  # (1, C, H, W), a channels_last view
-    resized = functional.interpolate(image, (size, size), mode="bilinear", antialias=True)
-    return resized[0].permute(1, 2, 0).numpy()
+    scaled = functional.interpolate(image, (height, width), mode="bilinear", antialias=True)
+    return scaled[0].permute(1, 2, 0).numpy()
 
 
 def draw_crop(height: int, width: int, augmentation: Augmentation, random: np.random.Generator) -> tuple[slice, slice]:
     """Draw a random crop of the wanted area and aspect ratio; after ten misses, the whole image."""
     low, high = np.log(augmentation.ratio)
     for _ in range(10):
-        area = height * width * random.uniform(*augmentation.scale)
+        area = height * width * random.uniform(*(augmentation.scale or (1.0, 1.0)))
         ratio = math.exp(random.uniform(low, high))
         crop_height, crop_width = round(math.sqrt(area / ratio)), round(math.sqrt(area * ratio))
         if 0 < crop_height <= height and 0 < crop_width <= width:
@@ -90,7 +141,7 @@ def draw_crop(height: int, width: int, augmentation: Augmentation, random: np.ra
 def augment_pixels(
     pixels: np.ndarray, size: int, augmentation: Augmentation, random: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Crop, resize and mirror one image at random, and draw its colour factors.
+    """Crop, resize, mirror and transform one image at random, and draw its colour factors.
 
     Parameters
     ----------
@@ -106,13 +157,72 @@ def augment_pixels(
     augmented : ndarray of shape (size, size, C), uint8
     factors : ndarray of shape (3,), float32
         Brightness, contrast and saturation, applied by `to_network_input` to the whole batch at once.
+
+    Raises
+    ------
+    InputError
+        If a transform of the caller's returns something else than an image.
     """
-    rows, columns = draw_crop(pixels.shape[0], pixels.shape[1], augmentation, random)
-    augmented = resize_pixels(pixels[rows, columns], size)
-    if random.random() < augmentation.flip:
-        augmented = augmented[:, ::-1]
+    if augmentation.scale is not None:
+        rows, columns = draw_crop(pixels.shape[0], pixels.shape[1], augmentation, random)
+        pixels = resize_pixels(pixels[rows, columns], size)
+    if augmentation.flip and random.random() < augmentation.flip:
+        pixels = pixels[:, ::-1]
     factors = random.uniform(1 - augmentation.jitter, 1 + augmentation.jitter, 3)
-    return augmented, factors.astype(np.float32)
+    if augmentation.transform is not None:
+        pixels = apply_transform(augmentation.transform, pixels, seed=int(random.integers(2**63)))
+    return resize_pixels(pixels, size), factors.astype(np.float32)
+
+
+class _SeededRandomness(TorchFunctionMode):
+    """Within it, torch's random functions draw from a generator of their own.
+
+    torchvision's transforms draw from torch's one global generator, which all threads share. A mode like this one is
+    the thread's own, so that neither other images nor the dropout of the network have a part in the draws.
+    """
+
+    _DRAWS = frozenset(
+        {"_sample_dirichlet", "_standard_gamma", "bernoulli", "bernoulli_", "exponential_", "multinomial", "normal"}
+        | {"normal_", "poisson", "rand", "randint", "randn", "random_", "randperm", "uniform_"}
+    )
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self._generator = torch.Generator().manual_seed(seed)
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = dict(kwargs or {})
+        name = getattr(func, "__name__", "")
+        if name in ("rand_like", "randn_like"):  # these take no generator before torch 2.9
+            like, func = args[0], torch.rand if name == "rand_like" else torch.randn
+            args, kwargs = (like.shape,), {"dtype": like.dtype} | kwargs
+        if name in self._DRAWS or name in ("rand_like", "randn_like"):
+            kwargs.setdefault("generator", self._generator)
+        return func(*args, **kwargs)
+
+
+def apply_transform(transform: Callable[[Any], Any], pixels: np.ndarray, *, seed: int) -> np.ndarray:
+    """Apply a torchvision transform to pixels (H, W, C) uint8; the seed alone decides what torch draws in it."""
+    image = tv_tensors.Image(torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))))  # (C, H, W)
+    with _SeededRandomness(seed):
+        result = transform(image)
+    is_image = isinstance(result, torch.Tensor) and result.ndim == 3 and result.shape[0] == len(image)
+    if is_image and result.is_floating_point() and float(result.min()) >= 0 and float(result.max()) <= 1:
+        result = (result * 255).round().to(torch.uint8)
+    if not is_image or result.dtype != torch.uint8:
+        raise InputError(
+            f"The 'augment' transform {shorten(transform)} must return an image tensor (C, H, W) of {len(image)} "
+            f"channel(s), uint8 or float in [0, 1]. Got {_describe_result(result)}; "
+            "leave out Normalize and the like, which the classifier does itself."
+        )
+    return result.permute(1, 2, 0).numpy()
+
+
+def _describe_result(result: Any) -> str:
+    if not isinstance(result, torch.Tensor):
+        return type(result).__name__
+    limits = f" from {float(result.min()):g} to {float(result.max()):g}" if result.numel() else ""
+    return f"a tensor of shape {tuple(result.shape)}, {result.dtype}{limits}"
 
 
 def to_network_input(

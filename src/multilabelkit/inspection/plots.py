@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from multilabelkit.checks import Interval, check_parameters
-from multilabelkit.data.images import check_images, decode_image, describe_failures
+from multilabelkit.data.bad_images import describe_failures
+from multilabelkit.data.images import check_images, decode_image
 from multilabelkit.data.labels import as_labels
 from multilabelkit.errors import ImageDecodeError, InputError
 
