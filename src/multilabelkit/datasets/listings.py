@@ -1,9 +1,10 @@
-"""What every reader of a data set needs: image files found and checked, and one form for the result."""
+"""What every reader of a data set needs: files found, read and checked, and one form for the result."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pandas as pd
 from sklearn.utils import Bunch
 
 from multilabelkit.checks import shorten
+from multilabelkit.data.labels import as_indicator
 from multilabelkit.errors import InputError
 
 # The file name endings under which the formats that `decode_image` reads are found.
@@ -72,11 +74,42 @@ def check_folder(path: str | os.PathLike, *, what: str = "folder") -> Path:
     return path
 
 
-def list_images(folder: Path) -> list[Path]:
-    """Return the image files directly in a folder, sorted by name; hidden ones are left out."""
+def find_files(folder: Path, suffixes: Collection[str], *, recursive: bool = False) -> list[Path]:
+    """Return the files with one of some endings, numbers in their names by value: im2.jpg comes before im10.jpg.
+
+    Parameters
+    ----------
+    folder : Path
+        Where to look; hidden files and folders are left out.
+    suffixes : collection of str
+        The endings in lower case, such as ``".txt"``.
+    recursive : bool
+        Look into the folders below, too, but not into linked ones, which may lead round in a circle.
+    """
     with os.scandir(folder) as entries:
-        names = [entry.name for entry in entries if not entry.name.startswith(".") and is_image_name(entry.name)]
-    return [folder / name for name in sorted(names)]
+        shown = sorted((entry for entry in entries if not entry.name.startswith(".")), key=_sort_by_number)
+    files = [
+        folder / entry.name
+        for entry in shown
+        if os.path.splitext(entry.name)[1].lower() in suffixes and not entry.is_dir()
+    ]
+    for entry in shown:
+        if recursive and entry.is_dir(follow_symlinks=False):
+            files += find_files(folder / entry.name, suffixes, recursive=True)
+    return files
+
+
+def _sort_by_number(entry: os.DirEntry) -> tuple[list[str | int], str]:
+    parts = re.split(r"([0-9]+)", entry.name)  # text and digits in turn
+    return [int(part) if place % 2 else part for place, part in enumerate(parts)], entry.name
+
+
+def find_images(folder: Path, *, recursive: bool = False) -> list[Path]:
+    """Return the images of a folder in the order of `find_files`, or raise InputError if there is none."""
+    images = find_files(folder, IMAGE_SUFFIXES, recursive=recursive)
+    if not images:
+        raise InputError(f"'{folder}' holds no image; images are files that end in .jpg, .png and the like.")
+    return images
 
 
 def is_image_name(name: str) -> bool:
@@ -84,7 +117,9 @@ def is_image_name(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
 
 
-def check_listed_images(paths: Sequence[str], *, places: Sequence[str], source: str | os.PathLike) -> None:
+def check_listed_images(
+    paths: Sequence[str], *, places: Sequence[str], source: str | os.PathLike, must_exist: bool = True
+) -> None:
     """Refuse images that are named twice or are not there.
 
     Parameters
@@ -95,6 +130,8 @@ def check_listed_images(paths: Sequence[str], *, places: Sequence[str], source: 
         Where each is named, such as "line 7".
     source : path
         The file that names them.
+    must_exist : bool
+        Whether to look for the files.
 
     Raises
     ------
@@ -103,18 +140,19 @@ def check_listed_images(paths: Sequence[str], *, places: Sequence[str], source: 
     """
     first_places: dict[str, str] = {}
     for path, place in zip(paths, places, strict=True):
-        if path in first_places:
+        first = first_places.setdefault(path, place)
+        if first != place:
             raise InputError(
-                f"'{source}' names the image '{path}' twice: in {first_places[path]} and {place}. "
-                "Merge the two rows, or remove one."
+                f"'{source}' names the image '{path}' twice: in {first} and {place}. Merge the two entries, or remove "
+                "one."
             )
-        first_places[path] = place
-    missing = find_missing(paths)
+    missing = find_missing(paths) if must_exist else []
     if missing:
-        first = missing[0]
+        first_missing = missing[0]
         raise InputError(
             f"'{source}' names {len(missing)} of {len(paths)} images that do not exist; the first is "
-            f"'{paths[first]}' in {places[first]}. Correct the folder of the images, or remove these rows."
+            f"'{paths[first_missing]}' in {places[first_missing]}. Correct the folder of the images, or remove these "
+            "entries."
         )
 
 
@@ -137,6 +175,31 @@ def _list_names(folder: str) -> set[str]:
             return {entry.name for entry in entries if entry.is_file()}
     except OSError:  # not there, or may not be entered: each path is then looked at for itself
         return set()
+
+
+def read_text(path: Path) -> str:
+    """Return a text of UTF-8, with or without a byte order mark, or name the line that is something else."""
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise InputError(f"'{path}', line {line} is not in UTF-8. Save the file in that encoding.") from None
+
+
+def read_lines(path: Path) -> list[tuple[int, str]]:
+    """Return number and text of the lines that are not blank."""
+    lines = enumerate(re.split("\r\n|\n|\r", read_text(path)), start=1)
+    return [(number, line) for number, line in lines if line.strip()]
+
+
+def check_classes(classes: Any) -> list[str] | None:
+    """Return the classes that a caller named as a list of different strings, or raise InputError."""
+    if classes is None:
+        return None
+    names = list(as_indicator([[]], classes=classes).columns)
+    if not isinstance(names[0], str):
+        raise InputError(f"classes must be strings, as all labels in files are. Got {shorten(names)} instead.")
+    return names
 
 
 def join_names(names: Iterable[Any], *, limit: int = 5) -> str:

@@ -1,0 +1,113 @@
+import re
+
+import pandas as pd
+import pytest
+
+from multilabelkit import datasets
+from multilabelkit.datasets.listings import (
+    check_file,
+    check_folder,
+    check_listed_images,
+    create_bunch,
+    find_files,
+    find_images,
+    is_image_name,
+    join_names,
+    read_lines,
+)
+from multilabelkit.errors import InputError
+
+
+def whole(message):
+    return f"^{re.escape(message)}$"
+
+
+def test_the_package_names_every_reader():
+    assert sorted(name for name in datasets.__all__ if name.startswith("read_")) == [
+        "read_class_files",
+        "read_coco",
+        "read_csv",
+        "read_folders",
+        "read_json",
+        "read_sidecar_files",
+        "read_voc",
+    ]
+    assert all(callable(getattr(datasets, name)) for name in datasets.__all__)
+
+
+def test_create_bunch_holds_what_is_known():
+    target = pd.DataFrame({"sea": [1, 0]})
+    data = create_bunch(["a", "b"], target, descr="two", split=["train", "test"], n_missing=3)
+    assert (data.paths, data.target_names, data.DESCR, data.n_missing) == (["a", "b"], ["sea"], "two", 3)
+    assert data.target is target
+    assert data.split.tolist() == ["train", "test"]
+    assert "split" not in create_bunch(["a", "b"], target, descr="two")
+    assert create_bunch(("a", "b"), target, descr="two", return_X_y=True) == (["a", "b"], target)
+
+
+@pytest.mark.parametrize(
+    ("kind", "check", "message"),
+    [
+        ("absent", check_file, "The file '{}' does not exist; check the path."),
+        ("folder", check_file, "'{}' is a folder, but a file is wanted."),
+        ("empty", check_file, "The file '{}' is empty; it has no line to read."),
+        ("absent", check_folder, "The folder '{}' does not exist; check the path."),
+        ("empty", check_folder, "'{}' is a file, but a folder is wanted."),
+    ],
+)
+def test_what_is_not_there_is_refused(tmp_path, kind, check, message):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "empty").touch()
+    with pytest.raises(InputError, match=whole(message.format(tmp_path / kind))):
+        check(tmp_path / kind)
+
+
+def test_find_files_sorts_numbers_by_value_and_leaves_hidden_ones_out(tmp_path):
+    for name in ("im10.jpg", "im2.JPG", ".hidden.jpg", "notes.txt", "im2.jpg"):
+        (tmp_path / name).touch()
+    (tmp_path / "folder.jpg").mkdir()
+    (tmp_path / "folder.jpg" / "3.jpg").touch()
+    assert [path.name for path in find_files(tmp_path, {".jpg"})] == ["im2.JPG", "im2.jpg", "im10.jpg"]
+    assert [path.name for path in find_files(tmp_path, {".jpg"}, recursive=True)][-1] == "3.jpg"
+
+
+def test_find_images_wants_one(tmp_path):
+    message = f"'{tmp_path}' holds no image; images are files that end in .jpg, .png and the like."
+    with pytest.raises(InputError, match=whole(message)):
+        find_images(tmp_path)
+
+
+@pytest.mark.parametrize(("name", "expected"), [("a.jpg", True), ("a.JPEG", True), ("a.txt", False), ("jpg", False)])
+def test_images_are_known_by_their_endings(name, expected):
+    assert is_image_name(name) is expected
+
+
+def test_images_named_twice_are_refused_with_both_places():
+    message = "'list' names the image 'a.jpg' twice: in line 2 and line 5. Merge the two entries, or remove one."
+    with pytest.raises(InputError, match=whole(message)):
+        check_listed_images(
+            ["a.jpg", "b.jpg", "a.jpg"], places=["line 2", "line 3", "line 5"], source="list", must_exist=False
+        )
+
+
+def test_missing_images_are_counted_and_the_first_is_named(tmp_path):
+    (tmp_path / "a.jpg").touch()
+    paths = [str(tmp_path / name) for name in ("a.jpg", "b.jpg", "c.jpg")]
+    message = (
+        f"'list' names 2 of 3 images that do not exist; the first is '{paths[1]}' in line 3. Correct the folder of the "
+        "images, or remove these entries."
+    )
+    with pytest.raises(InputError, match=whole(message)):
+        check_listed_images(paths, places=["line 2", "line 3", "line 4"], source="list")
+    check_listed_images(paths, places=["line 2", "line 3", "line 4"], source="list", must_exist=False)
+
+
+def test_read_lines_knows_every_line_break_and_mark(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"\xef\xbb\xbfone\r\n\rtwo\n  \nthree")
+    assert read_lines(path) == [(1, "one"), (3, "two"), (5, "three")]
+
+
+def test_join_names_counts_the_rest():
+    assert join_names("abcdefg") == "'a', 'b', 'c', 'd', 'e' and 2 more"
+    assert join_names("ab") == "'a', 'b'"
