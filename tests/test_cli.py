@@ -1,9 +1,13 @@
 import errno
+import io
+import json
 import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -176,3 +180,201 @@ def test_demo_may_overwrite_its_own_folder(tmp_path):
     cli._claim_folder(tmp_path / "demo")
     (tmp_path / "demo" / "train").mkdir()
     cli._claim_folder(tmp_path / "demo")
+
+
+def make_images(folder, names):
+    """Photographs, of which those with the same number in their names are the same."""
+    for name in names:
+        number = int(re.sub("[^0-9]", "", name))
+        pixels = np.random.default_rng(number).integers(0, 256, (9, 11, 3), dtype=np.uint8)
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).resize((96, 64)).save(path)
+    return folder
+
+
+def test_check_reads_a_table_and_reports_missing_files(tmp_path, capsys):
+    make_images(tmp_path / "images", ["1.jpg", "2.jpg"])
+    (tmp_path / "labels.csv").write_text("image,labels\n1.jpg,sea|trees\n2.jpg,sea\n3.jpg,\n", encoding="utf-8")
+    options = ["--images", str(tmp_path / "images"), "--label-sep", "|", "--num-workers", "1"]
+    assert main(["check", str(tmp_path / "labels.csv"), *options]) == 1
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    lines = printed.out.split("\n")
+    assert lines[0] == "3 images, 2 classes: 1 error, 1 warning, 1 note"
+    assert "ERROR unreadable_image: 1 of 3 images cannot be read." in printed.out
+    assert "  - '3.jpg' (row 2): the file does not exist" in lines
+    assert lines[-3:] == ["Formats: 2 JPEG", "Modes: 2 RGB", ""]
+
+
+def test_check_finds_a_leak_between_the_splits_of_a_table(tmp_path, capsys):
+    make_images(tmp_path, ["1.png", "1a.png", "2.png"])
+    (tmp_path / "labels.tsv").write_text("image\tsea\tpart\n1.png\t1\ttrain\n1a.png\t1\ttest\n2.png\t0\ttest\n")
+    assert main(["check", str(tmp_path / "labels.tsv"), "--split", "part"]) == 1
+    assert "  - '1.png' (row 0) in train = '1a.png' (row 1) in test\n" in capsys.readouterr().out
+    assert main(["check", str(tmp_path / "labels.tsv"), "--split", "part", "--no-duplicates"]) == 0
+    assert "duplicate" not in capsys.readouterr().out
+
+
+def test_check_asks_what_minus_one_means(tmp_path, capsys):
+    make_images(tmp_path, ["1.png", "2.png"])
+    table = tmp_path / "labels.csv"
+    table.write_text("image,edema,fracture\n1.png,1,0\n2.png,-1,1\n")
+    assert main(["check", str(table)]) == 1
+    assert "multilabelkit: The labels (y) in" in capsys.readouterr().err
+    assert main(["check", str(table), "--uncertain", "missing"]) == 0
+    assert "50.0% of all labels" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("labels.json", '{"1.png": ["sea"], "2.png": [], "3.png": ["sea", "trees"]}'),
+        ("labels.jsonl", '{"image": "1.png", "labels": ["sea"]}\n{"image": "2.png", "labels": []}\n'
+                         '{"image": "3.png", "labels": ["sea", "trees"]}\n'),
+        ("coco.json", json.dumps({
+            "images": [{"id": n, "file_name": f"{n}.png"} for n in (1, 2, 3)],
+            "annotations": [{"image_id": i, "category_id": c} for i, c in [(1, 7), (3, 7), (3, 8)]],
+            "categories": [{"id": 7, "name": "sea"}, {"id": 8, "name": "trees"}],
+        })),
+    ],
+    ids=["json", "jsonl", "coco"],
+)  # fmt: skip
+def test_check_reads_json_of_every_kind(tmp_path, capsys, name, content):
+    make_images(tmp_path / "images", ["1.png", "2.png", "3.png"])
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    assert main(["check", str(tmp_path / name), "--images", str(tmp_path / "images")]) == 0
+    lines = capsys.readouterr().out.split("\n")
+    assert lines[0] == "3 images, 2 classes: 1 warning, 1 note"
+    assert "sea            2          1        0 66.7%" in lines
+
+
+def test_check_reads_folders_of_classes_and_splits(tmp_path, capsys):
+    make_images(tmp_path, ["train/cat/1.png", "train/dog/2.png", "test/cat/3.png", "test/dog/1.png"])
+    assert main(["check", str(tmp_path)]) == 1
+    lines = capsys.readouterr().out.split("\n")
+    assert lines[0].startswith("4 images, 2 classes: 1 error")
+    assert f"  - '{Path('train/cat/1.png')}' (row 0) in train = '{Path('test/dog/1.png')}' (row 3) in test" in lines
+
+
+def test_check_reads_label_files_beside_the_images_and_says_what_it_leaves_out(tmp_path, capsys):
+    make_images(tmp_path, ["1.png", "2.png", "3.png"])
+    (tmp_path / "1.txt").write_text("sea, trees\n")
+    (tmp_path / "2.txt").write_text("")
+    assert main(["check", str(tmp_path), "--label-sep", ","]) == 0
+    printed = capsys.readouterr()
+    assert printed.out.startswith("2 images, 2 classes: ")
+    assert printed.err.startswith("multilabelkit: There ")
+    assert f"'{tmp_path / '3.png'}'" in printed.err
+    assert printed.err.endswith(" left out.\n")
+    assert printed.err.count("\n") == 1
+
+
+def test_check_reads_a_folder_of_images_without_labels(tmp_path, capsys):
+    make_images(tmp_path, ["1.png", "2.png"])
+    (tmp_path / "README.txt").write_text("What this is.")
+    assert main(["check", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.startswith("2 images: nothing suspicious\n\nLabels: none\n")
+
+
+def test_check_writes_the_report_as_json_and_csv(tmp_path, capsys):
+    folder = make_images(tmp_path / "images", ["1.png", "1a.png"])
+    files = [tmp_path / "report.json", tmp_path / "report.csv"]
+    assert main(["check", str(folder), "--json", str(files[0]), "--csv", str(files[1])]) == 0
+    report = json.loads(files[0].read_text(encoding="utf-8"))
+    assert (report["ok"], [finding["kind"] for finding in report["findings"]]) == (True, ["exact_duplicate"])
+    rows = files[1].read_text(encoding="utf-8").split("\n")
+    assert rows[0] == (
+        "row,path,width,height,mode,format,rotated,animated,error,n_labels,split,exact_group,duplicate_group"
+    )
+    assert rows[2:] == [f"1,{folder / '1a.png'},96,64,RGB,PNG,False,False,,,,0,0", ""]
+
+
+def test_check_prints_to_a_stream_that_lacks_characters(tmp_path, monkeypatch):
+    make_images(tmp_path, ["1.png"])
+    (tmp_path / "1.txt").write_text("海\n", encoding="utf-8")
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", stream)
+    assert main(["check", str(tmp_path)]) == 0
+    stream.seek(0)
+    assert "'\\u6d77' (1)" in stream.read()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere.csv"], "'nowhere.csv' does not exist; check the path."),
+        (["nowhere"], "'nowhere' does not exist; check the path."),
+        (
+            ["notes.md"],
+            "'notes.md' is nothing that can be checked: pass a folder, or a file that ends in .csv, .tsv, .txt, .json "
+            "or .jsonl.",
+        ),
+        (["empty"], "'empty' holds no folders. Put the images of each class in a folder of its own in it."),
+        (["images", "--images", "x"], "--images is for a file, which 'images' is not. Leave it out."),
+        (["images", "--split", "x"], "--split is for a file, which 'images' is not. Leave it out."),
+        (["images", "--uncertain", "missing"], "--uncertain is for a file, which 'images' is not. Leave it out."),
+        (["images", "--label-sep", "|"], "--label-sep is for labels in text, which 'images' is not. Leave it out."),
+        (["labels.json", "--split", "x"], "--split is for a table, which 'labels.json' is not. Leave it out."),
+        (
+            ["coco.json", "--label-sep", "|"],
+            "--label-sep is for a table or plain JSON, which 'coco.json' is not. Leave it out.",
+        ),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_check_explains_what_it_cannot_do_in_one_line(arguments, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make_images(tmp_path / "images", ["1.png"])
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "notes.md").write_text("")
+    (tmp_path / "labels.json").write_text('{"1.png": ["sea"]}')
+    (tmp_path / "coco.json").write_text('{"images": [], "annotations": [], "categories": []}')
+    assert main(["check", *arguments]) == 1
+    assert capsys.readouterr().err == f"multilabelkit: {message}\n"
+
+
+def test_check_explains_a_report_that_cannot_be_written(tmp_path, capsys):
+    folder = make_images(tmp_path / "images", ["1.png"])
+    assert main(["check", str(folder), "--json", str(tmp_path)]) == 1
+    printed = capsys.readouterr()
+    assert printed.out.startswith("1 image: nothing suspicious\n")  # the report is not lost
+    assert re.fullmatch(
+        f"multilabelkit: The report cannot be written to '{re.escape(str(tmp_path))}': .+\n", printed.err
+    )
+
+
+def test_check_explains_data_that_may_not_be_read(tmp_path, capsys, monkeypatch):
+    def refuse(path):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr("multilabelkit.cli._is_coco", refuse)
+    path = tmp_path / "labels.json"
+    path.write_text("{}")
+    assert main(["check", str(path)]) == 1
+    assert capsys.readouterr().err == f"multilabelkit: '{path}' cannot be read: Permission denied.\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "the following arguments are required: DATA"),
+        (["data", "--num-workers", "-1"], "argument --num-workers: must be a whole number from 0 to 1024, not '-1'"),
+        (["data", "--uncertain", "maybe"], "argument --uncertain: invalid choice: 'maybe'"),
+        (["data", "--fast"], "unrecognized arguments: --fast"),
+    ],
+)
+def test_check_ends_with_2_when_called_wrongly(arguments, message, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["check", *arguments])
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_check_costs_no_import_of_torch(tmp_path):
+    make_images(tmp_path, ["1.png"])
+    code = f"import sys\nfrom multilabelkit.cli import main\nmain(['check', {str(tmp_path)!r}])\n"
+    finished = subprocess.run(
+        [sys.executable, "-c", f"{code}print('torch' in sys.modules)"], capture_output=True, text=True, check=True
+    )
+    assert finished.stdout.endswith("\nFalse\n")

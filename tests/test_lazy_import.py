@@ -34,8 +34,8 @@ def test_import_loads_nothing_heavy_and_takes_a_moment():
 
 def test_array_modules_do_not_load_torch():
     modules = (
-        "errors checks atomic data.labels data.images datasets metrics thresholds stratification model_selection "
-        "report inspection"
+        "errors checks atomic data.labels data.images data.doctor data.pixel_cache datasets metrics thresholds "
+        "stratification model_selection report inspection"
     )
     code = "import importlib, sys\n" + "".join(
         f"importlib.import_module('multilabelkit.{name}')\n" for name in modules.split()

@@ -13,6 +13,7 @@ _NAMES = {
     "MultiLabelImageClassifier": "multilabelkit.classifier",
     "as_indicator": "multilabelkit.data.labels",
     "as_labels": "multilabelkit.data.labels",
+    "check_data": "multilabelkit.data.doctor",
 }
 _MODULES = ("datasets", "errors", "inspection", "metrics", "model_selection", "report", "thresholds", "training")
 
@@ -21,6 +22,7 @@ __all__ = [
     "__version__",
     "as_indicator",
     "as_labels",
+    "check_data",
     "datasets",
     "errors",
     "inspection",
@@ -34,6 +36,7 @@ __all__ = [
 if TYPE_CHECKING:
     from multilabelkit import datasets, errors, inspection, metrics, model_selection, report, thresholds, training
     from multilabelkit.classifier import MultiLabelImageClassifier
+    from multilabelkit.data.doctor import check_data
     from multilabelkit.data.labels import as_indicator, as_labels
 
 

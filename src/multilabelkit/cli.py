@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from multilabelkit import __version__
-from multilabelkit.errors import InputError, MultiLabelKitError
+from multilabelkit.errors import InputError, MultiLabelKitError, MultiLabelKitWarning
 
 _N_TRAIN, _N_TEST, _N_SHOWN = 3000, 1000, 16
 _MARKER = ".multilabelkit-demo"  # in a folder that the demo has made, and so may overwrite
@@ -21,20 +24,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status: 0, 1 after an error that it explained, 130 after Ctrl-C."""
     options = _create_parser().parse_args(arguments)
     try:
-        options.run(options)
+        return options.run(options) or 0
     except MultiLabelKitError as error:
         print(f"multilabelkit: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("multilabelkit: interrupted", file=sys.stderr)
         return 130
-    return 0
 
 
 def _create_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="multilabelkit", description="Multi-label image classification.")
     parser.add_argument("--version", action="version", version=f"multilabelkit {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_demo(commands)
+    _add_check(commands)
+    return parser
+
+
+def _add_demo(commands: Any) -> None:
     demo = commands.add_parser(
         "demo",
         help="train, tune, report, save and reload on handwritten digits, in about a minute and without a network",
@@ -58,7 +66,39 @@ def _create_parser() -> argparse.ArgumentParser:
         help="seed of everything random (default: %(default)s)",
     )
     demo.set_defaults(run=_run_demo)
-    return parser
+
+
+def _add_check(commands: Any) -> None:
+    check = commands.add_parser(
+        "check",
+        help="look for everything suspicious in images and labels, before an hour of training",
+        description="Look for everything suspicious in images and labels. The exit status is 1 if there is an error.",
+    )
+    check.add_argument(
+        "data",
+        type=Path,
+        metavar="DATA",
+        help="a folder with one folder per class, or with images (each with its labels in a .txt file beside it, or "
+        "without labels); or a table (.csv, .tsv, .txt), .json or .jsonl file that names images and labels",
+    )
+    check.add_argument("--images", type=Path, metavar="FOLDER", help="the folder of the images (default: that of DATA)")
+    check.add_argument("--label-sep", metavar="TEXT", help="what separates several labels in one field, such as '|'")
+    check.add_argument("--split", metavar="COLUMN", help="the column of a table that names each image's split")
+    check.add_argument(
+        "--uncertain",
+        choices=("missing", "positive", "negative"),
+        help="what -1 stands for in a table or JSON file that holds 0 or empty fields as well",
+    )
+    check.add_argument("--json", type=Path, metavar="FILE", help="write the whole report to a JSON file")
+    check.add_argument("--csv", type=Path, metavar="FILE", help="write the table with one row per image to a CSV file")
+    check.add_argument("--no-duplicates", action="store_true", help="do not look for duplicates")
+    check.add_argument(
+        "--num-workers",
+        type=_create_number_reader(0, 1024),
+        metavar="N",
+        help="threads that decode images (default: one per processor, at most 8)",
+    )
+    check.set_defaults(run=_run_check)
 
 
 def _create_number_reader(low: int, high: int) -> Callable[[str], int]:
@@ -164,7 +204,7 @@ for labels in classifier.predict_labels(sys.stdin.read().splitlines()):
 """
 
 
-def _compare_with_fresh_process(model: Path, paths: Sequence[str], expected: Sequence[tuple]) -> None:
+def _compare_with_fresh_process(model: Path, paths: Sequence[str], expected: Sequence[tuple | None]) -> None:
     """Load the model where nothing of this process is left, and check that it predicts the same."""
     finished = subprocess.run(
         [sys.executable, "-c", _FRESH_PROCESS, str(model)],
@@ -181,6 +221,93 @@ def _compare_with_fresh_process(model: Path, paths: Sequence[str], expected: Seq
     print(f"A fresh process loaded the model and agrees on {n_same} of {len(expected)} images")
     if n_same != len(expected):
         raise MultiLabelKitError("The loaded model predicts other labels than the one that was saved.")
+
+
+def _run_check(options: argparse.Namespace) -> int:
+    from multilabelkit.data.doctor import check_data
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", MultiLabelKitWarning)
+        data = _read_data(options)
+    for warning in caught:
+        print(f"multilabelkit: {warning.message}", file=sys.stderr)
+    report = check_data(
+        data["paths"],
+        data.get("target"),
+        split=data.get("split"),
+        duplicates=not options.no_duplicates,
+        num_workers=options.num_workers,
+    )
+    encoding = sys.stdout.encoding or "utf-8"
+    print(str(report).encode(encoding, "backslashreplace").decode(encoding))
+    if options.json is not None:
+        _write_text(options.json, json.dumps(report.to_dict(), indent=1) + "\n")
+    if options.csv is not None:
+        _write_text(options.csv, report.images.to_csv(lineterminator="\n"))
+    return 0 if report.ok else 1
+
+
+def _read_data(options: argparse.Namespace) -> Mapping[str, Any]:
+    """Read paths, labels and splits with the reader that fits; missing files are for the doctor to report."""
+    path = options.data
+    try:
+        if not path.exists():
+            raise InputError(f"'{path}' does not exist; check the path.")
+        return _read_data_folder(options) if path.is_dir() else _read_data_file(options)
+    except OSError as error:
+        raise InputError(f"'{error.filename or path}' cannot be read: {error.strerror or error}.") from error
+
+
+def _read_data_file(options: argparse.Namespace) -> Mapping[str, Any]:
+    from multilabelkit.datasets import annotations, csv_files, json_files
+
+    path, suffix = options.data, options.data.suffix.lower()
+    labels = {"label_sep": options.label_sep, "uncertain": options.uncertain}
+    if suffix in (".csv", ".tsv", ".txt"):
+        return csv_files.read_csv(path, images=options.images, split=options.split, check_files=False, **labels)
+    _refuse_options(options, "split", what="a table")
+    if suffix not in (".json", ".jsonl"):
+        raise InputError(
+            f"'{path}' is nothing that can be checked: pass a folder, or a file that ends in .csv, .tsv, .txt, .json "
+            "or .jsonl."
+        )
+    if _is_coco(path):
+        _refuse_options(options, "label_sep", "uncertain", what="a table or plain JSON")
+        return annotations.read_coco(path, images=options.images or path.parent, check_files=False)
+    return json_files.read_json(path, images=options.images, check_files=False, **labels)
+
+
+def _read_data_folder(options: argparse.Namespace) -> Mapping[str, Any]:
+    from multilabelkit.datasets import folders, text_files
+    from multilabelkit.datasets.listings import IMAGE_SUFFIXES
+
+    _refuse_options(options, "images", "split", "uncertain", what="a file")
+    images = folders.find_files(options.data, IMAGE_SUFFIXES)
+    if images and any(image.with_suffix(".txt").exists() for image in images):
+        return text_files.read_sidecar_files(options.data, label_sep=options.label_sep, missing="ignore")
+    _refuse_options(options, "label_sep", what="labels in text")
+    return {"paths": [str(image) for image in images]} if images else folders.read_folders(options.data)
+
+
+def _refuse_options(options: argparse.Namespace, *names: str, what: str) -> None:
+    """An option that would be ignored is a misunderstanding."""
+    for name in names:
+        if getattr(options, name) is not None:
+            raise InputError(f"--{name.replace('_', '-')} is for {what}, which '{options.data}' is not. Leave it out.")
+
+
+def _is_coco(path: Path) -> bool:
+    text = path.read_bytes()
+    return text.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{") and all(
+        b'"%s"' % key in text for key in (b"images", b"annotations", b"categories")
+    )
+
+
+def _write_text(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
+    except OSError as error:
+        raise InputError(f"The report cannot be written to '{path}': {error.strerror or error}.") from error
 
 
 if __name__ == "__main__":

@@ -464,3 +464,17 @@ def test_scenes_as_coco_read_back_equal(scenes, tmp_path):
     }
     create_files(tmp_path, {"coco.json": json.dumps(content)})
     check_equal(read_coco(tmp_path / "coco.json", images=images), table)
+
+
+def test_coco_images_that_do_not_exist_may_be_left_to_the_doctor(tmp_path):
+    content = {
+        "images": [{"id": 7, "file_name": "a.jpg"}],
+        "annotations": [{"image_id": 7, "category_id": 1}],
+        "categories": [{"id": 1, "name": "cat"}],
+    }
+    source = tmp_path / "instances.json"
+    source.write_text(json.dumps(content))
+    data = read_coco(source, images=tmp_path / "absent", check_files=False)
+    assert data.paths == [str(tmp_path / "absent" / "a.jpg")]
+    with pytest.raises(InputError, match="images that do not exist"):
+        read_coco(source, images=tmp_path)

@@ -256,6 +256,7 @@ def read_coco(
     *,
     images: str | os.PathLike,
     classes: Any = None,
+    check_files: bool = True,
     return_X_y: bool = False,
 ) -> Any:
     """Read the objects in a COCO file (``instances_*.json``) as labels: an image has the label of each object in it.
@@ -271,6 +272,8 @@ def read_coco(
         The folder in which the file names are.
     classes : sequence of str of shape (n_classes,), default=None
         The categories to read, in the order of the columns. None takes all, as in the file.
+    check_files : bool, default=True
+        Refuse images that do not exist.
     return_X_y : bool, default=False
         Return only the paths and the target.
 
@@ -314,10 +317,11 @@ def read_coco(
     0    0    0
     1    1    0
     """
-    check_parameters("read_coco", {"return_X_y": return_X_y}, {"return_X_y": [Choice((True, False))]})
+    for name, value in {"check_files": check_files, "return_X_y": return_X_y}.items():
+        check_parameters("read_coco", {name: value}, {name: [Choice((True, False))]})
     wanted = check_classes(classes)
     source = check_file(annotation_file, what="annotation file")
-    image_folder = check_folder(images, what="folder of images")
+    image_folder = check_folder(images, what="folder of images") if check_files else Path(images)
     content = _read_json(source)
     image_ids, file_names = _read_columns(source, content, "images", unique=("id",))
     category_ids, names = _read_columns(source, content, "categories", unique=("id", "name"))
@@ -333,7 +337,8 @@ def read_coco(
             )
         labels[image_id].add(name_of[category_id])
     paths = [str(image_folder / name) for name in file_names]
-    check_listed_images(paths, places=[f"images[{place}]" for place in range(len(paths))], source=source)
+    places = [f"images[{place}]" for place in range(len(paths))]
+    check_listed_images(paths, places=places, source=source, must_exist=check_files)
     target = as_indicator(list(labels.values()), classes=names)[_choose_categories(source, names, wanted)]
     return create_bunch(
         paths,
