@@ -19,7 +19,7 @@ from torch import nn
 from torchvision.transforms import v2
 
 from multilabelkit import MultiLabelImageClassifier, as_labels, fitting, metrics
-from multilabelkit.data import loading
+from multilabelkit.data import loading, pixel_cache
 from multilabelkit.data.images import decode_image, encode_png
 from multilabelkit.data.transforms import resize_pixels
 from multilabelkit.errors import ImageDecodeError, InputError, MultiLabelKitWarning
@@ -884,6 +884,111 @@ def test_nan_neither_scores_nor_fits_some_of_the_images(fitted, shapes, paths, t
     classifier = copy.copy(fitted).set_params(on_bad_image="nan")
     with pytest.raises(ImageDecodeError, match=r"^Cannot decode 3 of 48 images in X; "):
         getattr(classifier, method)(images, shapes.target)
+
+
+def test_rows_are_those_of_X_also_after_some_were_skipped(shapes, paths, tmp_path):
+    """Row 0 is bad from the start, and row 7 vanishes in the middle of the training."""
+    images = [tmp_path / f"{row}.png" for row in range(48)]
+    for image, path in zip(images, paths, strict=True):
+        image.write_bytes(path.read_bytes())
+    images[0].write_text("no image")
+
+    class Vanish(Callback):
+        def on_epoch_end(self, state):
+            images[7].unlink(missing_ok=True)
+
+    classifier = create(on_bad_image="skip", pixel_cache=None, max_epochs=2, callbacks=[Vanish()])
+    with (
+        pytest.warns(MultiLabelKitWarning, match="They are left out"),
+        pytest.raises(ImageDecodeError, match=r"^Cannot decode 1 of 48 images in X: '.*7\.png' at row 7: ") as caught,
+    ):
+        classifier.fit(images, shapes.target)
+    assert caught.value.rows == (7,)
+
+
+def test_rows_are_those_of_X_also_while_the_colours_are_measured(shapes, paths, tmp_path):
+    images, broken = break_images(paths, tmp_path)
+    with pytest.raises(ImageDecodeError, match=r"^Cannot decode 3 of 48 images in X; ") as caught:
+        create(normalization="dataset").fit(images, shapes.target)
+    assert caught.value.paths == broken
+    assert caught.value.rows == (5, 20, 47)
+
+
+def test_an_image_that_failed_only_once_has_its_row(shapes, paths, monkeypatch):
+    """A second look finds nothing: a drive that was away for a moment."""
+    n_failures = []
+
+    def decode(source, **limits):
+        if source == paths[9] and not n_failures:
+            n_failures.append(1)
+            raise ImageDecodeError("no", paths=[str(source)], rows=[0], reasons=["it was away"])
+        return decode_image(source, **limits)
+
+    monkeypatch.setattr(loading, "decode_image", decode)
+    message = f"Cannot decode 1 of 48 images in X: '{paths[9]}' at row 9: it was away. Repair or remove it."
+    with pytest.raises(ImageDecodeError, match=whole(message)) as caught:
+        create().fit(paths, shapes.target)
+    assert caught.value.rows == (9,)
+
+
+@pytest.mark.parametrize("change", [{"resize": "pad"}, {"color_mode": "grey"}, {"image_size": 64}], ids=str)
+def test_what_is_set_after_the_fit_does_not_change_what_the_network_sees(fitted, shapes, change):
+    wide = shapes.images[:, 4:-4]
+    classifier = copy.copy(fitted).set_params(**change)
+    np.testing.assert_array_equal(classifier.decision_function(wide), fitted.decision_function(wide))
+
+
+@pytest.mark.parametrize(
+    ("change", "must"),
+    [({"on_bad_image": "NaN"}, "'raise', 'skip' or 'nan'"), ({"max_pixels": "x"}, "an integer >= 1")],
+    ids=str,
+)
+def test_predict_names_a_parameter_with_which_images_cannot_be_read(fitted, shapes, change, must):
+    ((name, value),) = change.items()
+    message = f"The {name!r} parameter of MultiLabelImageClassifier must be {must}. Got {value!r} instead."
+    with pytest.raises(InputError, match=whole(message)):
+        copy.copy(fitted).set_params(**change).predict(shapes.images)
+
+
+def test_predict_looks_for_missing_files_before_it_decodes(fitted, paths, tmp_path, monkeypatch):
+    monkeypatch.setattr(fitting, "predict_logits", lambda *arguments, **options: pytest.fail("it has begun"))
+    with pytest.raises(ImageDecodeError, match="the file does not exist"):
+        fitted.predict([*paths, tmp_path / "absent.png"])
+
+
+def test_a_cache_that_cannot_be_made_is_refused_before_any_work(shapes, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(fitting, "find_undecodable", lambda *arguments, **options: pytest.fail("it has begun"))
+    with pytest.raises(InputError, match=r"^The pixel cache cannot be kept in '.*file': File exists"):
+        create(pixel_cache=tmp_path / "file", on_bad_image="skip").fit(shapes.images, shapes.target)
+
+
+def test_weights_and_labels_of_what_is_left_are_checked_again(shapes, paths, tmp_path):
+    images, _ = break_images(paths, tmp_path)
+    weight, labels = np.zeros(48), shapes.target.astype(float)
+    weight[5] = 1
+    with pytest.warns(MultiLabelKitWarning), pytest.raises(InputError, match="0 for every image"):
+        create(on_bad_image="skip").fit(images, shapes.target, sample_weight=weight)
+    labels.iloc[np.delete(np.arange(48), 5)] = np.nan
+    message = "No label is known of the images that can be decoded. Repair the others, or label these."
+    with pytest.warns(MultiLabelKitWarning), pytest.raises(InputError, match=whole(message)):
+        create(on_bad_image="skip").fit(images, labels)
+
+
+@pytest.mark.parametrize("place", ["memory", "folder"])
+def test_a_transform_that_works_in_place_spoils_no_cache(shapes, tmp_path, place):
+    options = {"color_mode": "grey", "augment": v2.RandomErasing(p=1.0, inplace=True), "max_epochs": 3}
+    expected = create(pixel_cache=None, **options).fit(shapes.images, shapes.target)
+    cache = tmp_path if place == "folder" else place
+    classifier = create(pixel_cache=cache, **options).fit(shapes.images, shapes.target)
+    assert_equal_weights(classifier.network_.state_dict(), expected.network_.state_dict())
+
+
+def test_fit_says_where_it_keeps_images_that_do_not_fit_in_memory(shapes, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("MULTILABELKIT_CACHE", str(tmp_path))
+    monkeypatch.setattr(pixel_cache, "MEMORY_BYTES", 0)
+    create(verbose=1).fit(shapes.images, shapes.target)
+    assert f"keeping decoded images in {tmp_path / 'pixels'}" in "".join(capsys.readouterr())
 
 
 def test_too_many_pixels_are_refused_in_fit_and_predict(fitted, shapes, paths):

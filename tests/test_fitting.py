@@ -10,9 +10,10 @@ from multilabelkit.data.images import InputSpec
 from multilabelkit.data.loading import PixelReader, iterate_evaluation
 from multilabelkit.errors import ImageDecodeError, InputError, MultiLabelKitWarning
 from multilabelkit.fitting import (
+    UsableImages,
     check_same_length,
     check_validation_data,
-    choose_usable_rows,
+    choose_usable_images,
     choose_validation_rows,
     draw_seed,
     has_learnt_features,
@@ -186,24 +187,27 @@ def test_list_bad_images_lists_broken_and_missing_ones(tmp_path):
     sources = [np.zeros((8, 8)), tmp_path / "empty.png", tmp_path / "text.png"]
     classifier = MultiLabelImageClassifier(num_workers=2)
     with pytest.raises(ImageDecodeError) as caught:
-        list_bad_images(classifier, sources)
+        list_bad_images(classifier, UsableImages(sources, np.arange(3)))
     assert caught.value.rows == (1, 2)
     assert caught.value.reasons == ("the file is empty", UNKNOWN_FORMAT)
-    list_bad_images(classifier, sources[:1])
+    list_bad_images(classifier, UsableImages(sources, np.array([0])))
+    with pytest.raises(ImageDecodeError, match=r"^Cannot decode 1 of 3 images in here: '.*' at row 2") as caught:
+        list_bad_images(classifier, UsableImages(sources, np.array([0, 2]), where="here"))
+    assert caught.value.rows == (2,)
 
 
-def test_choose_usable_rows_lists_broken_ones_too_once_a_file_is_missing(tmp_path):
+def test_choose_usable_images_lists_broken_ones_too_once_a_file_is_missing(tmp_path):
     (tmp_path / "text.png").write_text("no image")
     sources = [np.zeros((8, 8)), tmp_path / "text.png", tmp_path / "gone.png"]
     classifier = MultiLabelImageClassifier(num_workers=2)
-    assert choose_usable_rows(classifier, sources[:2]).tolist() == [0, 1]  # only looks whether files are there
+    assert choose_usable_images(classifier, sources[:2]).rows.tolist() == [0, 1]  # only looks whether files are there
     with pytest.raises(ImageDecodeError, match=r"^Cannot decode 2 of 3 images in validation_data; ") as caught:
-        choose_usable_rows(classifier, sources, where="validation_data")
+        choose_usable_images(classifier, sources, where="validation_data")
     assert caught.value.rows == (1, 2)
     assert caught.value.reasons == (UNKNOWN_FORMAT, "the file does not exist")
 
 
-def test_choose_usable_rows_leaves_bad_images_out_and_says_so(tmp_path):
+def test_choose_usable_images_leaves_bad_images_out_and_says_so(tmp_path):
     (tmp_path / "text.png").write_text("no image")
     text = tmp_path / "text.png"
     classifier = MultiLabelImageClassifier(on_bad_image="skip", num_workers=2)
@@ -212,11 +216,12 @@ def test_choose_usable_rows_leaves_bad_images_out_and_says_so(tmp_path):
         "They are left out, as on_bad_image='skip' asks. Others: '<NoneType>'."
     )
     with pytest.warns(MultiLabelKitWarning, match=whole(message)):
-        rows = choose_usable_rows(classifier, [np.zeros((8, 8)), text, np.zeros((8, 8)), None])
-    assert rows.tolist() == [0, 2]
+        images = choose_usable_images(classifier, [np.zeros((8, 8)), text, np.zeros((8, 8)), None])
+    assert images.rows.tolist() == [0, 2]
+    assert len(images.list_sources()) == 2
 
 
-def test_choose_usable_rows_raises_where_no_image_is_left():
+def test_choose_usable_images_raises_where_no_image_is_left():
     classifier = MultiLabelImageClassifier(on_bad_image="skip", num_workers=2)
     with pytest.raises(ImageDecodeError, match=r"^Cannot decode 2 of 2 images in X; "):
-        choose_usable_rows(classifier, [None, None])
+        choose_usable_images(classifier, [None, None])

@@ -64,6 +64,11 @@ def whole(message):
         ({"max_pixels": None}, "an integer >= 1", "None"),
         ({"decoder": "turbo"}, "'auto' or 'pillow'", "'turbo'"),
         ({"pixel_cache": "disk"}, "'auto', 'memory' or None, or the path of a folder, such as './pixels'", "'disk'"),
+        (
+            {"pixel_cache": "s3://b/pixels"},
+            "'auto', 'memory' or None, or the path of a folder, such as './pixels'",
+            "'s3://b/pixels'",
+        ),
         ({"pixel_cache": True}, "'auto', 'memory' or None, or the path of a folder, such as './pixels'", "True"),
         ({"label_sep": ""}, "None or a string of at least one letter", "''"),
         ({"pretrained": None}, "True or False, or a path", "None"),

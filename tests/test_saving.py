@@ -461,6 +461,8 @@ def put(value, *keys):
         (put(32.0, "input", "size"), "its input has the size 32.0."),
         (put(1, "input", "channels"), "its input has 1 channels, its color_mode 'rgb'."),
         (put([0.0], "input", "mean"), "its input has not one mean and one std > 0 for each channel."),
+        (put("/somewhere", "parameters", "pixel_cache"), "it names the folder '/somewhere'."),
+        (put(10**15, "parameters", "max_pixels"), "its max_pixels is 1000000000000000."),
         (put([0.0, 1.0, 1.0], "input", "std"), "its input has not one mean and one std > 0 for each channel."),
         (
             put(300, "input", "size"),

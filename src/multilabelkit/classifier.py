@@ -14,6 +14,7 @@ from torch import nn
 
 from multilabelkit import metrics
 from multilabelkit.checks import Interval, check_parameters, check_sample_weight
+from multilabelkit.data.bad_images import locate_error
 from multilabelkit.data.images import check_images
 from multilabelkit.data.labels import as_labels, encode_labels
 from multilabelkit.errors import ImageDecodeError
@@ -21,12 +22,14 @@ from multilabelkit.fitting import (
     check_groups,
     check_same_length,
     check_validation_data,
-    choose_usable_rows,
+    choose_usable_images,
     choose_validation_rows,
     compute_logits,
     draw_seed,
     fit_network,
+    keep_rows,
     list_bad_images,
+    prepare_cache,
     start_network,
     warn_of_empty_classes,
 )
@@ -225,31 +228,30 @@ class MultiLabelImageClassifier(ClassifierMixin, BaseImageClassifier):
         if not isinstance(self.thresholds, str):
             fix_thresholds(self.thresholds, classes=binarizer.classes_)
         check_groups(groups, len(sources))
-        usable = choose_usable_rows(self, sources)
-        if len(usable) < len(sources):
-            sources, targets = [sources[row] for row in usable], targets[usable]
-            weight = None if weight is None else weight[usable]
-            groups = None if groups is None else np.asarray(groups)[usable]
+        prepare_cache(self)
+        images = choose_usable_images(self, sources)
+        targets, weight, groups = keep_rows(images.rows, targets, weight, groups)
         seed = draw_seed(self.random_state)
         # The same images are set aside again: thresholds must not come from images that an earlier fit trained on.
         split_seed = self.split_seed_ if going_on else seed
-        rows, valid = self._set_validation_aside(
-            sources, targets, groups, validation_data, binarizer.classes_, split_seed
+        rows, valid, valid_images = self._set_validation_aside(
+            images, targets, groups, validation_data, binarizer.classes_, split_seed
         )
         if valid is None or not (isinstance(self.thresholds, str) and self.thresholds == "f1"):
             warn_of_empty_classes(targets, binarizer.classes_)  # tuning by class says so itself
+        sources = images.list_sources()
         train = ([sources[row] for row in rows], targets[rows], None if weight is None else weight[rows])
         device = choose_device(self.device)
         with torch.random.fork_rng([device] if device.type == "cuda" else []):  # the caller's numbers stay as they were
             torch.manual_seed(seed)
-            network, spec = start_network(self, train[0], n_classes=targets.shape[1])
             try:
+                network, spec = start_network(self, train[0], n_classes=targets.shape[1])
                 state, logits = fit_network(self, network, spec, train, valid, seed=seed, is_new=not going_on)
-            except ImageDecodeError:
-                list_bad_images(self, sources)
-                if validation_data is not None:
-                    list_bad_images(self, valid[0], where="validation_data")
-                raise
+            except ImageDecodeError as error:
+                list_bad_images(self, images)
+                if valid_images is not None:
+                    list_bad_images(self, valid_images)
+                raise locate_error(error, images.sources) from error
         chosen = self._choose_thresholds(None if valid is None else valid[1], logits, binarizer.classes_)
         # Only now, all at once: a fit that fails or is interrupted leaves the classifier as it was.
         self.thresholds_, self.threshold_report_ = chosen
@@ -259,15 +261,17 @@ class MultiLabelImageClassifier(ClassifierMixin, BaseImageClassifier):
         self.history_ = [*(self.history_ if going_on else ()), *state.history]
         return self
 
-    def _set_validation_aside(self, sources, targets, groups, validation_data, classes, seed):
-        """Return the rows to train on and the (sources, targets) to validate on, or None."""
-        everything = np.arange(len(sources))
+    def _set_validation_aside(self, images, targets, groups, validation_data, classes, seed):
+        """Return the rows to train on, the (sources, targets) to validate on, and the images of `validation_data`."""
+        everything = np.arange(len(targets))
         if validation_data is not None:
-            return everything, check_validation_data(self, validation_data, classes=classes)
+            valid_images, valid_targets = check_validation_data(self, validation_data, classes=classes)
+            return everything, (valid_images.list_sources(), valid_targets), valid_images
         if self.validation_fraction is None:
-            return everything, None
+            return everything, None, None
         rows, held_out = choose_validation_rows(targets, fraction=self.validation_fraction, groups=groups, seed=seed)
-        return rows, ([sources[row] for row in held_out], targets[held_out])
+        sources = images.list_sources()
+        return rows, ([sources[row] for row in held_out], targets[held_out]), None
 
     def _choose_thresholds(self, valid_targets, logits, classes):
         """Return the thresholds, and the report of what they rest on or None."""

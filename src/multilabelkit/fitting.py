@@ -13,17 +13,20 @@ import torch
 from sklearn.utils import check_random_state
 from torch import nn
 
-from multilabelkit.checks import shorten
+from multilabelkit.checks import check_sample_weight, shorten
 from multilabelkit.data.bad_images import (
     check_decodable,
     check_files_exist,
     describe_failures,
     find_undecodable,
+    locate_error,
     warn_of_failures,
 )
 from multilabelkit.data.images import COLOR_MODES, InputSpec, check_images
 from multilabelkit.data.labels import encode_labels
-from multilabelkit.data.loading import PixelReader, count_workers, iterate_evaluation
+from multilabelkit.data.loading import PixelReader, iterate_evaluation
+from multilabelkit.data.pixel_cache import prepare_folder
+from multilabelkit.data.threads import count_workers
 from multilabelkit.data.transforms import CROP_MARGIN, create_augmentation
 from multilabelkit.datasets.normalization import compute_normalization
 from multilabelkit.errors import ImageDecodeError, InputError, warn
@@ -31,7 +34,7 @@ from multilabelkit.inference import choose_device, choose_dtype, predict_logits
 from multilabelkit.nn.backbones import OWN_BACKBONES
 from multilabelkit.nn.heads import LinearHead
 from multilabelkit.nn.network import Network, create_network
-from multilabelkit.parameters import BaseImageClassifier
+from multilabelkit.parameters import BaseImageClassifier, check_reading
 from multilabelkit.stratification import split_rows
 from multilabelkit.thresholds import join_first
 from multilabelkit.training.callbacks import Progress, announce
@@ -58,10 +61,23 @@ def check_same_length(sources: Sequence[Any], targets: np.ndarray) -> None:
         raise InputError(f"X and y must have the same length. Got {len(sources)} images and labels for {len(targets)}.")
 
 
+@dataclasses.dataclass(frozen=True)
+class UsableImages:
+    """Images as the caller passed them, and the rows of those to use."""
+
+    sources: list[Any]
+    rows: np.ndarray
+    where: str = "X"
+
+    def list_sources(self) -> list[Any]:
+        """Return the images to use."""
+        return [self.sources[row] for row in self.rows]
+
+
 def check_validation_data(
     classifier: BaseImageClassifier, validation_data: Any, *, classes: np.ndarray
-) -> tuple[list[Any], np.ndarray]:
-    """Return the sources and targets of a pair (X, y), whose complaints say that they are about this pair."""
+) -> tuple[UsableImages, np.ndarray]:
+    """Return the images and targets of a pair (X, y), whose complaints say that they are about this pair."""
     if not isinstance(validation_data, (tuple, list)) or len(validation_data) != 2:
         raise InputError(f"validation_data must be a pair (X, y). Got {shorten(validation_data)} instead.")
     X, y = validation_data
@@ -71,24 +87,24 @@ def check_validation_data(
         check_same_length(sources, targets)
     except InputError as error:
         raise InputError(f"In validation_data: {error}") from error
-    rows = choose_usable_rows(classifier, sources, where="validation_data")
-    return [sources[row] for row in rows], targets[rows]
+    images = choose_usable_images(classifier, sources, where="validation_data")
+    return images, targets[images.rows]
 
 
-def choose_usable_rows(classifier: BaseImageClassifier, sources: Sequence[Any], *, where: str = "X") -> np.ndarray:
-    """Return the rows to train on: all of them, or with on_bad_image="skip" those whose images can be decoded.
+def choose_usable_images(classifier: BaseImageClassifier, sources: list[Any], *, where: str = "X") -> UsableImages:
+    """Choose the images to train on: all of them, or with on_bad_image="skip" those that can be decoded.
 
     Without "skip", files that are not there are an error now, before any work; what cannot be decoded shows later, when
     it is first read.
     """
-    rows = np.arange(len(sources))
+    images = UsableImages(sources, np.arange(len(sources)), where)
     if classifier.on_bad_image != "skip":
         try:
             check_files_exist(sources, where=where)
         except ImageDecodeError:
-            list_bad_images(classifier, sources, where=where)
+            list_bad_images(classifier, images)
             raise
-        return rows
+        return images
     decode = create_reader(classifier, sources, size=1).decode
     failures = find_undecodable(sources, decode, num_workers=count_workers(classifier.num_workers))
     if len(failures) == len(sources):
@@ -96,7 +112,26 @@ def choose_usable_rows(classifier: BaseImageClassifier, sources: Sequence[Any], 
     if failures:
         consequence = "They are left out, as on_bad_image='skip' asks."
         warn_of_failures(failures, n_images=len(sources), where=where, consequence=consequence)
-    return np.delete(rows, [row for row, _ in failures])
+    return dataclasses.replace(images, rows=np.delete(images.rows, [row for row, _ in failures]))
+
+
+def keep_rows(
+    rows: np.ndarray, targets: np.ndarray, weight: np.ndarray | None, groups: Any
+) -> tuple[np.ndarray, np.ndarray | None, Any]:
+    """Return the labels, weights and groups of the images that are used, or refuse what is left of them."""
+    if len(rows) == len(targets):
+        return targets, weight, groups
+    targets = targets[rows]
+    if np.isnan(targets).all():
+        raise InputError("No label is known of the images that can be decoded. Repair the others, or label these.")
+    weight = None if weight is None else check_sample_weight(weight[rows], len(rows))
+    return targets, weight, None if groups is None else np.asarray(groups)[rows]
+
+
+def prepare_cache(classifier: BaseImageClassifier) -> None:
+    """Make the folder of the pixel cache, if one is named, before any work is done."""
+    if classifier.pixel_cache not in ("auto", "memory", None):
+        prepare_folder(classifier.pixel_cache)
 
 
 def draw_seed(random_state: Any) -> int:
@@ -208,7 +243,8 @@ def fit_network(
     with contextlib.ExitStack() as readers:
         valid_images, reserved = None, 0
         if valid is not None:
-            reader = create_reader(classifier, valid[0], size=spec.size, pixel_cache=classifier.pixel_cache)
+            cache = classifier.pixel_cache
+            reader = create_reader(classifier, valid[0], size=spec.size, spec=spec, pixel_cache=cache)
             readers.callback(reader.close)
             # A broken image must show now and not after the first epoch; the cache keeps the others.
             check_decodable(range(len(valid[0])), reader.read, num_workers=settings.num_workers)
@@ -216,9 +252,11 @@ def fit_network(
         # Where nothing is cropped, images are kept at the very size the network sees.
         size = round(spec.size * CROP_MARGIN) if augmentation else spec.size
         reader = create_reader(
-            classifier, sources, size=size, pixel_cache=classifier.pixel_cache, reserved_bytes=reserved
+            classifier, sources, size=size, spec=spec, pixel_cache=classifier.pixel_cache, reserved_bytes=reserved
         )
         readers.callback(reader.close)
+        if classifier.verbose and classifier.pixel_cache == "auto" and reader.cache_folder is not None:
+            announce(f"keeping decoded images in {reader.cache_folder}")
         train_images = LabelledImages(reader, targets, weight)
         if is_new and isinstance(network.head, LinearHead):
             learn = classifier.head_first and has_learnt_features(classifier)
@@ -235,13 +273,20 @@ def fit_network(
         return state, predict_logits(network, batches, spec=spec, device=device, dtype=dtype)
 
 
-def create_reader(classifier: BaseImageClassifier, sources: Sequence[Any], *, size: int, **options: Any) -> PixelReader:
-    """Create a reader that decodes as the classifier's parameters say."""
+def create_reader(
+    classifier: BaseImageClassifier,
+    sources: Sequence[Any],
+    *,
+    size: int,
+    spec: InputSpec | None = None,
+    **options: Any,
+) -> PixelReader:
+    """Create a reader that decodes as the classifier's parameters say, and as its network wants."""
     return PixelReader(
         sources,
         size=size,
-        color_mode=classifier.color_mode,
-        resize=classifier.resize,
+        color_mode=classifier.color_mode if spec is None else spec.color_mode,
+        resize=classifier.resize if spec is None else spec.resize,
         max_pixels=classifier.max_pixels,
         decoder=classifier.decoder,
         **options,
@@ -260,19 +305,23 @@ def compute_logits(classifier: BaseImageClassifier, X: Any, *, on_bad_image: str
     With on_bad_image="nan", which stands in the classifier unless it is given, an image that cannot be decoded has a
     row of NaN; else it is an error.
     """
+    check_reading(classifier)
     sources = check_images(X)
+    images = UsableImages(sources, np.arange(len(sources)))
     spec, device = classifier.input_spec_, choose_device(classifier.device)
     keep_bad = (on_bad_image or classifier.on_bad_image) == "nan"
-    reader = create_reader(classifier, sources, size=spec.size, keep_bad=keep_bad)
+    reader = create_reader(classifier, sources, size=spec.size, spec=spec, keep_bad=keep_bad)
     num_workers = count_workers(classifier.num_workers)
     network = classifier.network_.to(device)
     batches = iterate_evaluation(reader, batch_size=classifier.batch_size, num_workers=num_workers)
     try:
+        if not keep_bad:
+            check_files_exist(sources)
         dtype = choose_network_dtype(classifier, network, device)
         logits = predict_logits(network, batches, spec=spec, device=device, dtype=dtype)
-    except ImageDecodeError:
-        list_bad_images(classifier, sources, advice="")
-        raise
+    except ImageDecodeError as error:
+        list_bad_images(classifier, images, advice="")
+        raise locate_error(error, sources) from error
     if reader.failures:
         failures = sorted(reader.failures.items())
         logits[[row for row, _ in failures]] = np.nan
@@ -283,12 +332,14 @@ def compute_logits(classifier: BaseImageClassifier, X: Any, *, on_bad_image: str
 
 def list_bad_images(
     classifier: BaseImageClassifier,
-    sources: Sequence[Any],
+    images: UsableImages,
     *,
-    where: str = "X",
     advice: str = ", or fit with on_bad_image='skip' to train without what is bad",
 ) -> None:
     """After one image has failed, look at all of them and raise the error that lists every bad one."""
+    sources = images.list_sources()
     decode = create_reader(classifier, sources, size=1).decode
-    num_workers = count_workers(classifier.num_workers)
-    check_decodable(sources, decode, num_workers=num_workers, where=where, advice=advice)
+    found = find_undecodable(sources, decode, num_workers=count_workers(classifier.num_workers))
+    if found:
+        failures = [(int(images.rows[row]), error) for row, error in found]
+        raise describe_failures(failures, n_images=len(images.sources), where=images.where, advice=advice)

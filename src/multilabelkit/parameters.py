@@ -35,8 +35,10 @@ def _is_two_vectors(value: Any) -> bool:
 
 
 def _is_folder(value: Any) -> bool:
-    """Tell whether a value names a folder rather than misspells an option."""
-    return isinstance(value, os.PathLike) or (isinstance(value, str) and any(mark in value for mark in "/\\."))
+    """Tell whether a value names a folder here, rather than a place elsewhere or a misspelt option."""
+    if isinstance(value, str):
+        return any(mark in value for mark in "/\\.") and "://" not in value
+    return isinstance(value, os.PathLike)
 
 
 def _is_device(value: Any) -> bool:
@@ -108,6 +110,10 @@ _RESERVED_PARAMS |= {"num_classes", "in_chans", "model_name"}
 
 # Parameters that shape the network: a fitted one keeps those it was made with, whatever is set afterwards.
 _NETWORK_PARAMS = ("backbone", "backbone_params", "head", "image_size", "color_mode", "resize", "normalization")
+
+
+# Parameters that say how images are read, also for prediction.
+_READING_PARAMS = ("on_bad_image", "max_pixels", "decoder", "batch_size", "num_workers")
 
 
 class BaseImageClassifier(BaseEstimator):
@@ -199,6 +205,12 @@ def check_classifier(classifier: BaseImageClassifier) -> None:
     check_parameters(owner, classifier.get_params(deep=False), _PARAMETERS)
     if isinstance(classifier.backbone, str):
         check_backbone_params(classifier.backbone_params or {})
+
+
+def check_reading(classifier: BaseImageClassifier) -> None:
+    """Refuse parameters with which images cannot be read; they may have been set after the fit."""
+    table = {name: _PARAMETERS[name] for name in _READING_PARAMS}
+    check_parameters(type(classifier).__name__, {name: getattr(classifier, name) for name in table}, table)
 
 
 def check_backbone_params(params: Mapping[str, Any]) -> None:

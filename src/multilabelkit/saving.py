@@ -31,6 +31,7 @@ from multilabelkit.storage import read_model, write_model
 
 _BACKBONE_NAME = re.compile(r"[a-z0-9_]+(\.[a-z0-9_]+)?")
 _MAX_SIZE = 10_000  # of an image side, and of any number for the backbone, in a file
+_MAX_PIXELS = 10**9  # of an image that a loaded model would decode
 _MAX_REASON = 500  # letters
 
 Classifier = TypeVar("Classifier", bound=BaseImageClassifier)
@@ -148,6 +149,10 @@ def _restore(kind, config, weights, *, backbone, device) -> Any:
     parameters["device"] = device
     classifier = kind(**parameters)
     check_classifier(classifier)
+    if classifier.pixel_cache not in (None, "auto", "memory"):  # save writes no other, and a fit would write there
+        raise InputError(f"it names the folder {shorten(str(classifier.pixel_cache))}.")
+    if classifier.max_pixels > _MAX_PIXELS:
+        raise InputError(f"its max_pixels is {shorten(classifier.max_pixels)}.")
     for name in ("batch_size", "num_workers"):
         if (getattr(classifier, name) or 0) > _MAX_SIZE:
             raise InputError(f"its {name} is {shorten(getattr(classifier, name))}.")

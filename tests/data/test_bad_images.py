@@ -10,6 +10,7 @@ from multilabelkit.data.bad_images import (
     check_files_exist,
     describe_failures,
     find_undecodable,
+    locate_error,
     warn_of_failures,
 )
 from multilabelkit.data.images import decode_image
@@ -122,3 +123,19 @@ def test_warn_of_failures_counts_and_names(n_failures, message):
     ]
     with pytest.warns(MultiLabelKitWarning, match=whole(message)):
         warn_of_failures(failures, n_images=9, consequence="So it goes.")
+
+
+def test_errors_that_are_kept_keep_no_image(tmp_path):
+    """Frames of a traceback would hold the bytes of every bad file."""
+    empty = write_files(tmp_path)[1]
+    ((_, error),) = find_undecodable([empty], decode_image, num_workers=1)
+    assert (error.__traceback__, error.__cause__, error.__context__) == (None, None, None)
+
+
+def test_locate_error_finds_the_rows_among_all_images():
+    error = ImageDecodeError("no", paths=["b", "d"], rows=[0, 1], reasons=["why", "so"])
+    located = locate_error(error, ["a", "b", GREY, "d", "b"])
+    assert located.rows == (1, 3)
+    assert located.reasons == ("why", "so")
+    assert str(located).startswith("Cannot decode 2 of 5 images in X; the first is 'b' at row 1: why.")
+    assert locate_error(error, ["x"]) is error

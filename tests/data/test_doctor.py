@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from multilabelkit.data import doctor
+from multilabelkit.data import doctor, threads
 from multilabelkit.data.doctor import DataReport, Finding, check_data
 from multilabelkit.data.findings import KINDS
 from multilabelkit.errors import InputError
@@ -740,7 +740,7 @@ def test_wrong_parameters_are_refused(parameter, value, allowed):
 
 @pytest.mark.parametrize("num_workers", [0, 1, 3, None])
 def test_the_number_of_threads_changes_nothing(photos, num_workers, monkeypatch):
-    monkeypatch.setattr(doctor, "_SLICE", 2)
+    monkeypatch.setattr(threads, "_SLICE", 2)
     report = check([*photos, "missing", *photos], num_workers=num_workers)
     assert report.images["exact_group"].tolist() == [0, 1, 2, 3, 0, 1, 2]
     assert report.images["error"].notna().tolist() == [False] * 3 + [True] + [False] * 3

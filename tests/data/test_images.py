@@ -1,9 +1,11 @@
+import errno
 import io
 import os
 import pickle
 import re
 import sys
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +22,7 @@ from multilabelkit.data.images import (
     encode_png,
     find_local_path,
 )
-from multilabelkit.errors import ImageDecodeError, InputError
+from multilabelkit.errors import ImageDecodeError, InputError, MissingExtraError
 
 COLOURS = np.random.default_rng(0).integers(0, 256, (12, 17, 3), dtype=np.uint8)
 GREY = COLOURS[..., 0]
@@ -96,7 +98,10 @@ NO_SEQUENCE = (
     "X must be a list of paths, PIL images or arrays, an array of shape (n_samples, H, W[, C]) or a pandas column. "
     "Got {} instead."
 )
-ONE_TENSOR = "X is a single image, a tensor of shape {}; pass a list of images: [image] or image[None]."
+ONE_TENSOR = (
+    "X is a single image, a tensor of shape {}; pass a list of images: [image] or image[None]. If it is several grey "
+    "images, name their channel: X[:, None]."
+)
 ONE_IMAGE = "X is a single image, an array of shape {}; pass a list of images: [image] or image[None]."
 
 
@@ -394,7 +399,7 @@ def make_broken(folder, kind):
     elif kind == "null byte":
         path = f"{folder}/null\0byte.jpg"
     elif kind == "long name":
-        path = folder / ("x" * 300)
+        path = folder / ("x" * 256)
     return path, {
         "missing": "the file does not exist",
         "folder": "it is a folder, not a file",
@@ -578,7 +583,7 @@ def test_decode_image_says_when_a_url_cannot_be_read(url, reason):
 
 def test_decode_image_names_the_package_that_reads_urls(monkeypatch):
     monkeypatch.setitem(sys.modules, "fsspec", None)
-    with pytest.raises(ImageDecodeError, match=r"pip install 'multilabelkit\[remote\]'"):
+    with pytest.raises(MissingExtraError, match=r"pip install 'multilabelkit\[remote\]'"):
         decode_image("s3://bucket/a.png")
 
 
@@ -611,3 +616,97 @@ def test_encode_png_comes_back_unchanged(pixels):
         assert image.format == "PNG"
         decoded = decode_image(image, color_mode="rgb" if pixels.shape[-1] == 3 else "grey")
     np.testing.assert_array_equal(decoded, pixels if pixels.ndim == 3 else pixels[:, :, None])
+
+
+def test_one_lazy_image_in_many_rows_is_read_in_many_threads(tmp_path):
+    path = save(tmp_path / "a.png", smooth_photo(400, 600))
+    expected = decode_image(path)
+    for _ in range(5):
+        image = Image.open(path)
+        with ThreadPoolExecutor(6) as pool:
+            found = list(pool.map(decode_image, [image] * 12))
+        image.close()
+        assert all(np.array_equal(pixels, expected) for pixels in found)
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM])
+def test_trouble_of_the_machine_is_no_fault_of_the_image(tmp_path, monkeypatch, number):
+    path = save(tmp_path / "a.png", Image.fromarray(COLOURS))
+
+    def fail(*arguments, **options):
+        raise OSError(number, "enough")
+
+    monkeypatch.setattr(Image, "open", fail)
+    with pytest.raises(OSError, match="enough") as caught:
+        decode_image(path)
+    assert not isinstance(caught.value, ImageDecodeError)
+
+
+def test_too_little_memory_is_named(tmp_path, monkeypatch):
+    def fail(*arguments, **options):
+        raise MemoryError
+
+    monkeypatch.setattr(Image, "open", fail)
+    with pytest.raises(ImageDecodeError, match=r"there is not enough memory to decode it\.$"):
+        decode_image(save(tmp_path / "a.png", Image.fromarray(COLOURS)))
+
+
+@pytest.mark.parametrize("url", ["file://[x", "memory://[x/a.jpg"])
+def test_a_url_that_is_none_is_an_image_that_cannot_be_read(url):
+    pytest.importorskip("fsspec")
+    with pytest.raises(ImageDecodeError) as caught:
+        decode_image(url)
+    assert caught.value.paths == (url,)
+
+
+def test_decode_image_reads_chained_urls():
+    fsspec = pytest.importorskip("fsspec")
+    with fsspec.open("memory://chained/a.png", "wb") as file:
+        file.write(encode(Image.fromarray(COLOURS), "PNG"))
+    np.testing.assert_array_equal(decode_image("simplecache::memory://chained/a.png"), COLOURS)
+
+
+def test_a_share_in_a_file_url_keeps_its_server():
+    assert find_local_path("file://server/share/a.png") == "//server/share/a.png"
+    assert find_local_path("file://localhost/share/a.png") == "/share/a.png"
+
+
+def test_decode_image_names_the_package_of_a_protocol():
+    fsspec = pytest.importorskip("fsspec")
+    try:
+        fsspec.filesystem("s3")
+    except ImportError:
+        with pytest.raises(MissingExtraError, match=r"^Reading s3://bucket/a\.png needs another package: Install s3fs"):
+            decode_image("s3://bucket/a.png")
+
+
+def test_a_name_that_would_flood_the_message_is_cut():
+    with pytest.raises(ImageDecodeError) as caught:
+        decode_image("x" * 5000)
+    assert len(str(caught.value)) < 1100
+    assert caught.value.paths == ("x" * 5000,)
+
+
+def test_check_images_refuses_encoded_images_in_an_array():
+    message = (
+        "X is an array of bytes that are no paths. numpy cuts trailing zeros off such bytes: pass encoded images as a "
+        "list."
+    )
+    with pytest.raises(InputError, match=whole(message)):
+        check_images(np.array([encode(Image.fromarray(COLOURS), "PNG")] * 2))
+
+
+@pytest.mark.parametrize("X", [pd.Index(["a", "b"]), pd.array(["a", "b"], dtype="string")], ids=["Index", "array"])
+def test_check_images_takes_arrays_of_pandas(X):
+    assert check_images(X) == ["a", "b"]
+
+
+def test_decode_image_reads_sixteen_bits_of_either_byte_order():
+    for order in "<>":
+        np.testing.assert_array_equal(decode_image((COLOURS.astype(np.uint16) * 257).astype(f"{order}u2")), COLOURS)
+
+
+def test_decode_image_reads_premultiplied_alpha():
+    image = Image.merge("LA", [Image.fromarray(GREY), Image.fromarray(np.full_like(GREY, 128))])
+    expected = decode_image(image, color_mode="grey").astype(int)
+    assert np.abs(decode_image(image.convert("La"), color_mode="grey") - expected).max() <= 2

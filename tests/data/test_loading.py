@@ -12,10 +12,10 @@ from multilabelkit.data.images import decode_image
 from multilabelkit.data.loading import (
     PixelReader,
     count_batches,
-    count_workers,
     iterate_evaluation,
     iterate_training,
 )
+from multilabelkit.data.threads import count_workers
 from multilabelkit.data.transforms import AUGMENTATIONS, Augmentation, augment_pixels, resize_pixels
 from multilabelkit.errors import ImageDecodeError
 
@@ -259,3 +259,20 @@ def test_caches_share_one_budget(monkeypatch):
     first = PixelReader(IMAGES[:4], size=8, color_mode="rgb", pixel_cache="memory")
     second = PixelReader(IMAGES, size=8, color_mode="rgb", pixel_cache="memory", reserved_bytes=first.cache_bytes)
     assert (first.cache_bytes, second.cache_bytes) == (4 * 8 * 8 * 3, 6 * 8 * 8 * 3)
+
+
+def test_a_single_batch_is_decoded_by_all_workers(monkeypatch):
+    names = set()
+    reader = create_reader()
+    read = reader.read
+
+    def note(row):
+        names.add(threading.current_thread().name)
+        time.sleep(0.01)
+        return read(row)
+
+    monkeypatch.setattr(reader, "read", note)
+    (batch,) = iterate_evaluation(reader, batch_size=64, num_workers=3)
+    assert len(names) == 3
+    np.testing.assert_array_equal(batch.pixels.numpy(), np.stack([resize_pixels(image, 12) for image in IMAGES]))
+    assert decoding_threads() == []

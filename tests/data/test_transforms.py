@@ -410,3 +410,16 @@ def test_every_named_augmentation_makes_images_of_the_right_size(name, n_channel
     assert {image.shape for image in made} == {(14, 14, n_channels)}
     assert {image.dtype for image in made} == {np.dtype(np.uint8)}
     assert len({image.tobytes() for image in made}) > 30
+
+
+@pytest.mark.parametrize("n_channels", [1, 3])
+def test_a_transform_that_works_in_place_leaves_its_pixels_alone(n_channels):
+    pixels = SQUARE[..., :n_channels].copy()
+    augmented = apply_transform(v2.RandomErasing(p=1.0, inplace=True), pixels, seed=0)
+    assert not np.array_equal(augmented, pixels)
+    np.testing.assert_array_equal(pixels, SQUARE[..., :n_channels])
+
+
+def test_an_empty_image_is_refused():
+    with pytest.raises(InputError, match=r"Got a tensor of shape \(3, 0, 16\), torch.uint8; leave out Normalize"):
+        apply_transform(lambda image: image[:, :0], SQUARE, seed=0)

@@ -8,7 +8,7 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
 from multilabelkit.data.images import decode_image
 from multilabelkit.data.loading import PixelReader
@@ -101,10 +101,6 @@ ODD = {
 }
 
 
-def test_there_are_forty_odd_images():
-    assert len(ODD) >= 40
-
-
 @pytest.mark.parametrize("color_mode", ["rgb", "grey"])
 @pytest.mark.parametrize("name", ODD)
 def test_odd_images_are_read(tmp_path, name, color_mode):
@@ -119,6 +115,38 @@ def test_odd_images_are_read(tmp_path, name, color_mode):
     for resize in ("squish", "pad", "crop"):
         reader = PixelReader([path, encoded], size=8, color_mode=color_mode, resize=resize)
         assert reader.read(0).shape == reader.read(1).shape == (8, 8, n_channels)
+
+
+WHITE = np.full((24, 36, 3), 255)
+EXACT = {
+    "grey": (["16-bit grey PNG", "16-bit grey TIFF", "float TIFF"], np.stack([GREY] * 3, -1)),
+    "colours": (
+        ["lossless WebP", "LZW TIFF", "animated PNG", "TIFF of several pages", "a profile of its own"],
+        COLOURS,
+    ),
+    "turned": (["turned PNG"], np.rot90(COLOURS, -1)),
+    "black and white": (
+        ["1-bit PNG", "1-bit TIFF, fax"],
+        np.where(np.asarray(L.convert("1")), 255, 0)[..., None].repeat(3, -1),
+    ),
+    "16-bit colour": (["16-bit colour PNG"], np.arange(0, 12, 2).reshape(1, 2, 3).repeat(2, 0)),
+    "2-bit grey": (["2-bit grey PNG"], np.array([0, 85, 170, 255])[None, :, None].repeat(2, 0).repeat(3, 2)),
+    "plain text": (["plain text PPM"], np.array([[[1, 2, 3], [4, 5, 6]]])),
+    "plain bits": (["plain text PBM"], np.array([0, 255, 0])[None, :, None].repeat(3, 2)),
+}
+
+
+@pytest.mark.parametrize("kind", EXACT)
+def test_odd_images_without_loss_have_their_very_pixels(kind):
+    names, expected = EXACT[kind]
+    for name in names:
+        np.testing.assert_array_equal(decode_image(ODD[name][0]), expected, err_msg=name)
+
+
+@pytest.mark.parametrize("name", ["RGBA PNG", "RGBA TIFF"])
+def test_transparent_images_are_laid_on_white(name):
+    share = ALPHA[..., None] / 255
+    np.testing.assert_allclose(decode_image(ODD[name][0]), COLOURS * share + WHITE * (1 - share), atol=1)
 
 
 SOUND = {
@@ -201,15 +229,14 @@ def _read_or_fail(reader):
         pytest.param(write_png(50000, 50000, 8, 2, [b""]), id="far too large"),
     ],
 )
-def test_bombs_are_refused_before_they_unfold(tmp_path, encoded):
+def test_bombs_are_refused_before_they_unfold(tmp_path, monkeypatch, encoded):
     """Files of a few kilobytes that would take hundreds of megabytes."""
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda image: pytest.fail("it was decoded"))
     path = tmp_path / "image.jpg"
     path.write_bytes(encoded)
     for source in (path, encoded):
-        start = time.perf_counter()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns above the same number
             with pytest.raises(ImageDecodeError) as caught:
                 PixelReader([source], size=16, color_mode="rgb").read(0)
         assert "pixels" in caught.value.reasons[0]
-        assert time.perf_counter() - start < 0.5

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from multilabelkit.data.images import describe_source, explain_failure, find_local_path
+from multilabelkit.data.images import describe_source, explain_failure, find_local_path, shorten_name
+from multilabelkit.data.threads import map_in_threads
 from multilabelkit.errors import ImageDecodeError, warn
 
 Failures = Sequence[tuple[int, ImageDecodeError]]  # the row of each bad image, and what is wrong with it
@@ -27,26 +27,21 @@ def find_undecodable(
         Threads; 0 is one.
     """
 
-    def attempt(row: int) -> ImageDecodeError | None:
+    def attempt(source: Any) -> ImageDecodeError | None:
         try:
-            decode(sources[row])
+            decode(source)
         except ImageDecodeError as error:
-            return error
+            return forget_frames(error)
         return None
 
-    pool = ThreadPoolExecutor(max(1, num_workers))
-    try:
-        # Rows are handed out in slices: a million waiting tasks would cost more memory than the paths.
-        failures: list[tuple[int, ImageDecodeError]] = []
-        for start in range(0, len(sources), _SLICE):
-            rows = range(start, min(start + _SLICE, len(sources)))
-            failures.extend((row, error) for row, error in zip(rows, pool.map(attempt, rows), strict=True) if error)
-        return failures
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+    errors = map_in_threads(attempt, sources, num_workers=num_workers)
+    return [(row, error) for row, error in enumerate(errors) if error]
 
 
-_SLICE = 1024
+def forget_frames(error: ImageDecodeError) -> ImageDecodeError:
+    """Return an error that is to be kept without what it was raised from: frames hold the bytes of the image."""
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)
 
 
 def check_decodable(
@@ -85,14 +80,25 @@ def describe_failures(failures: Failures, *, n_images: int, where: str = "X", ad
 
 def _count_failures(failures: Failures, n_images: int, where: str) -> str:
     row, error = failures[0]
-    first = f"'{error.paths[0]}' at row {row}: {error.reasons[0]}"
+    first = f"'{shorten_name(error.paths[0])}' at row {row}: {error.reasons[0]}"
     count = f"{len(failures)} of {n_images} images in {where}"
     return f"{count}: {first}" if len(failures) == 1 else f"{count}; the first is {first}"
 
 
+def locate_error(error: ImageDecodeError, sources: Sequence[Any]) -> ImageDecodeError:
+    """Return an error about some of the sources with their rows among all of them."""
+    row_of = {describe_source(source): row for row, source in reversed(list(enumerate(sources)))}
+    found = [
+        (row_of[path], ImageDecodeError(reason, paths=[path], rows=[row_of[path]], reasons=[reason]))
+        for path, reason in zip(error.paths, error.reasons, strict=True)
+        if path in row_of
+    ]
+    return describe_failures(found, n_images=len(sources)) if found else error
+
+
 def warn_of_failures(failures: Failures, *, n_images: int, where: str = "X", consequence: str) -> None:
     """Warn once of images that cannot be decoded: how many, the first ones by name, and what becomes of them."""
-    others = [f"'{error.paths[0]}'" for _, error in failures[1:4]]
+    others = [f"'{shorten_name(error.paths[0])}'" for _, error in failures[1:4]]
     more = len(failures) - 1 - len(others)
     names = f" Others: {', '.join(others)}{f' and {more} more' if more else ''}." if others else ""
     warn(f"Cannot decode {_count_failures(failures, n_images, where)}. {consequence}{names}")

@@ -10,7 +10,6 @@ import sys
 import unicodedata
 import warnings
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,8 +29,9 @@ from multilabelkit.data.findings import (
     join_counts,
     sort_findings,
 )
-from multilabelkit.data.images import FORMATS, check_images, decode_image, describe_source
+from multilabelkit.data.images import FORMATS, check_images, decode_image, describe_source, read_orientation
 from multilabelkit.data.labels import Classes, as_indicator
+from multilabelkit.data.threads import map_in_threads
 from multilabelkit.errors import ImageDecodeError, InputError
 
 __all__ = ["DataReport", "Finding", "check_data"]
@@ -40,8 +40,6 @@ _SHARED_POSITIVES = 3  # fewer images of two classes are alike by accident
 _SAME_CLASS = 0.98  # phi
 _MAX_PAIRED_CLASSES = 3000  # each table of all pairs takes 72 MB for so many
 _DECODED_SIDE = 64  # a JPEG is decoded no larger than this needs, which reads all of the file nevertheless
-_SLICE = 512  # images that the threads are given at once
-_ORIENTATION_TAG = 0x0112
 
 _PARAMETERS: dict[str, list[Constraint]] = {
     "label_sep": [Choice((None,)), Check(lambda value: isinstance(value, str) and value != "", "a non-empty string")],
@@ -169,20 +167,13 @@ class _Facts(NamedTuple):
 
 def _scan_images(sources: Sequence[Any], *, duplicates: bool, num_workers: int | None, verbose: bool) -> list[_Facts]:
     """Decode every image once, in threads; Ctrl-C waits only for those that are being decoded."""
-    n_threads = min(8, os.cpu_count() or 1) if num_workers is None else max(1, num_workers)
-    pool = ThreadPoolExecutor(n_threads, thread_name_prefix="multilabelkit-check")
     is_silent = not (verbose and (sys.stderr.isatty() or "ipykernel" in sys.modules))
     facts: list[_Facts] = []
-    try:
-        with warnings.catch_warnings(), tqdm(total=len(sources), unit="image", leave=False, disable=is_silent) as bar:
-            warnings.simplefilter("ignore")  # Pillow's, about one image each
-            for start in range(0, len(sources), _SLICE):
-                part = sources[start : start + _SLICE]
-                for fact in pool.map(lambda source: _read_facts(source, duplicates=duplicates), part):
-                    facts.append(fact)
-                    bar.update()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+    with warnings.catch_warnings(), tqdm(total=len(sources), unit="image", leave=False, disable=is_silent) as bar:
+        warnings.simplefilter("ignore")  # Pillow's, about one image each
+        for fact in map_in_threads(lambda s: _read_facts(s, duplicates=duplicates), sources, num_workers=num_workers):
+            facts.append(fact)
+            bar.update()
     return facts
 
 
@@ -192,6 +183,8 @@ def _read_facts(source: Any, *, duplicates: bool) -> _Facts:
         pixels = decode_image(source, min_size=None if facts.width is None else _DECODED_SIDE)
     except ImageDecodeError as error:
         return facts._replace(error=error.reasons[0])
+    except ImportError as error:  # a URL of a kind that needs another package
+        return facts._replace(error=str(error))
     width, height = facts.width or pixels.shape[1], facts.height or pixels.shape[0]
     sketch = sketch_image(pixels, size=(width, height)) if duplicates else None
     return facts._replace(width=width, height=height, sketch=sketch)
@@ -210,9 +203,7 @@ def _read_header(source: Any) -> _Facts:
 
 
 def _read_notes(image: Image.Image) -> _Facts:
-    orientation = 1
-    with contextlib.suppress(Exception):  # damaged notes beside sound pixels do no harm
-        orientation = image.getexif().get(_ORIENTATION_TAG, 1)
+    orientation = read_orientation(image)
     width, height = image.size[::-1] if orientation in (5, 6, 7, 8) else image.size
     animated = bool(getattr(image, "is_animated", False))
     return _Facts(width, height, image.mode, image.format, orientation in range(2, 9), animated)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import os
 import re
 import stat
+import threading
 import urllib.parse
 import urllib.request
 from dataclasses import dataclass
@@ -16,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from multilabelkit.checks import import_extra, shorten
-from multilabelkit.errors import ImageDecodeError, InputError
+from multilabelkit.errors import ImageDecodeError, InputError, MissingExtraError
 
 COLOR_MODES = {"rgb": 3, "grey": 1}
 
@@ -28,7 +30,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 # above which Pillow itself begins to warn.
 MAX_PIXELS = 89_478_485
 
-_ORIENTATION_TAG = 0x0112
+ORIENTATION_TAG = 0x0112
 _ORIENTATIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -39,8 +41,15 @@ _ORIENTATIONS = {
     8: Image.Transpose.ROTATE_90,
 }
 
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")  # at least two letters: C:// is a drive
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+(::|://)")  # at least two letters: C:// is a drive
 _ENCODED = (bytes, bytearray, memoryview)
+_MAX_NAME = 1000  # letters of a name in a message
+
+# Pillow's `load` is not made for two threads at once, and the caller may pass one image in several rows.
+_LOADING = threading.Lock()
+
+# The machine is at its limits, which is no fault of the image.
+_MACHINE_TROUBLE = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 
 
 class _UnusableError(ValueError):
@@ -125,7 +134,7 @@ def _as_list(X: Any) -> list[Any]:
         return list(X.iloc[:, 0] if X.ndim == 2 else X)
     if isinstance(X, np.ndarray):
         return _split_array(X)
-    if isinstance(X, (list, tuple)):
+    if isinstance(X, (list, tuple)) or (hasattr(X, "to_numpy") and hasattr(X, "dtype")):  # pandas' own arrays
         return list(X)
     raise InputError(
         "X must be a list of paths, PIL images or arrays, an array of shape (n_samples, H, W[, C]) or a pandas column. "
@@ -134,8 +143,14 @@ def _as_list(X: Any) -> list[Any]:
 
 
 def _split_array(X: np.ndarray) -> list[Any]:
-    if X.dtype.kind == "S":  # numpy cuts trailing zeros off, so these are paths and no encoded images
-        X = np.char.decode(X, "utf-8")
+    if X.dtype.kind == "S":
+        try:
+            X = np.char.decode(X, "utf-8")  # paths
+        except UnicodeDecodeError:
+            raise InputError(
+                "X is an array of bytes that are no paths. numpy cuts trailing zeros off such bytes: pass encoded "
+                "images as a list."
+            ) from None
     if X.ndim == 1:
         return X.tolist()
     if X.ndim == 2 and X.dtype.kind in "OU" and X.shape[1] == 1:
@@ -153,7 +168,8 @@ def _split_tensor(X: Any) -> list[Any]:
     shape = tuple(X.shape)
     if X.ndim == 2 or (X.ndim == 3 and (shape[0] in (1, 3, 4) or shape[-1] in (1, 3, 4))):
         raise InputError(
-            f"X is a single image, a tensor of shape {shape}; pass a list of images: [image] or image[None]."
+            f"X is a single image, a tensor of shape {shape}; pass a list of images: [image] or image[None]. If it is "
+            "several grey images, name their channel: X[:, None]."
         )
     if X.ndim in (3, 4):
         return list(X.detach().cpu())
@@ -202,6 +218,8 @@ def decode_image(
     try:
         if isinstance(source, Image.Image):
             _check_pixels(source, max_pixels)
+            with _LOADING:
+                source.load()
             return _to_pixels(source, mode)
         if isinstance(source, (str, os.PathLike, *_ENCODED)):
             with Image.open(_open_source(source), formats=FORMATS) as image:
@@ -211,9 +229,11 @@ def decode_image(
                 return _to_pixels(image, mode)
         return _to_pixels(_array_to_pil(source), mode)
     except Exception as error:  # of any kind: what damaged bytes make of a decoder is boundless
+        if isinstance(error, ImportError) or (isinstance(error, OSError) and error.errno in _MACHINE_TROUBLE):
+            raise
         name, reason = describe_source(source), explain_failure(source, error)
         raise ImageDecodeError(
-            f"Cannot decode the image {name}: {reason}.", paths=[name], rows=[0], reasons=[reason]
+            f"Cannot decode the image {shorten_name(name)}: {reason}.", paths=[name], rows=[0], reasons=[reason]
         ) from error
 
 
@@ -232,8 +252,14 @@ def find_local_path(source: Any) -> str | None:
     path = os.fspath(source)
     if not _URL.match(path):
         return path
-    parts = urllib.parse.urlsplit(path)
-    return urllib.request.url2pathname(parts.path) if parts.scheme.lower() == "file" else None
+    try:
+        parts = urllib.parse.urlsplit(path)
+    except ValueError:  # brackets where an address should be
+        return None
+    if parts.scheme.lower() != "file":
+        return None
+    host = "" if parts.netloc in ("", "localhost") else f"//{parts.netloc}"
+    return host + urllib.request.url2pathname(parts.path)
 
 
 def read_encoded(source: Any) -> bytes:
@@ -248,8 +274,12 @@ def read_encoded(source: Any) -> bytes:
 
 
 def _fetch(url: str) -> bytes:
-    with import_extra("fsspec", extra="remote").open(url, "rb") as file:
-        return file.read()
+    fsspec = import_extra("fsspec", extra="remote")
+    try:
+        with fsspec.open(url, "rb") as file:
+            return file.read()
+    except ImportError as error:  # fsspec names the package that knows this kind of URL
+        raise MissingExtraError(f"Reading {shorten_name(url)} needs another package: {error}") from error
 
 
 def _check_pixels(image: Image.Image, max_pixels: int) -> None:
@@ -260,7 +290,7 @@ def _check_pixels(image: Image.Image, max_pixels: int) -> None:
 
 def _to_pixels(image: Image.Image, mode: str) -> np.ndarray:
     image.load()
-    orientation = _read_orientation(image)
+    orientation = read_orientation(image)
     if orientation in _ORIENTATIONS:  # most images need no turn, and the copy costs
         image = image.transpose(_ORIENTATIONS[orientation])
     if image.mode != mode or "transparency" in image.info:
@@ -271,10 +301,10 @@ def _to_pixels(image: Image.Image, mode: str) -> np.ndarray:
     return pixels if pixels.ndim == 3 else pixels[:, :, None]
 
 
-def _read_orientation(image: Image.Image) -> Any:
+def read_orientation(image: Image.Image) -> Any:
     """Return the EXIF orientation; an image whose pixels are sound is not refused for damaged notes beside them."""
     with contextlib.suppress(Exception):
-        return image.getexif().get(_ORIENTATION_TAG, 1)
+        return image.getexif().get(ORIENTATION_TAG, 1)
     return 1
 
 
@@ -291,7 +321,7 @@ def _lay_on_white(image: Image.Image) -> Image.Image:
     """Show what is transparent as a page would: colours that nobody ever saw often lie beneath, mostly black."""
     if "transparency" not in image.info and not image.mode.endswith(("A", "a")):
         return image
-    image = image.convert("RGBA")
+    image = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
     if image.getchannel("A").getextrema()[0] == 255:
         return image
     page = Image.new("RGBA", image.size, "white")
@@ -320,7 +350,7 @@ def _scale_to_eight_bits(array: np.ndarray) -> np.ndarray:
         if not (np.isfinite(array).all() and array.min() >= 0 and array.max() <= 1):
             raise _UnusableError("a float array must hold finite values in [0, 1]; divide by 255 if it holds 0 to 255")
         return np.rint(array * 255).astype(np.uint8)
-    if array.dtype == np.uint16:
+    if array.dtype.kind == "u" and array.dtype.itemsize == 2:  # of either byte order
         return (array >> 8).astype(np.uint8)
     if array.dtype == np.bool_:
         return array.astype(np.uint8) * np.uint8(255)
@@ -334,6 +364,11 @@ def describe_source(source: Any) -> str:
     if isinstance(source, (str, os.PathLike)):
         return os.fspath(source)
     return f"<{type(source).__name__}>"
+
+
+def shorten_name(name: str) -> str:
+    """Cut a name that would flood a message, such as that of an image given as text."""
+    return name if len(name) <= _MAX_NAME else f"{name[:_MAX_NAME]}..."
 
 
 def explain_failure(source: Any, error: BaseException) -> str:
@@ -350,6 +385,8 @@ def explain_failure(source: Any, error: BaseException) -> str:
         return "it is empty"
     if isinstance(error, Image.UnidentifiedImageError):
         return f"it is not an image of a format that is read ({', '.join(FORMATS)})"
+    if isinstance(error, MemoryError):
+        return "there is not enough memory to decode it"
     words = str(error) or type(error).__name__
     if path is not None or isinstance(source, _ENCODED):
         return f"the {'file is' if path is not None else 'bytes are'} damaged or unsupported ({words})"

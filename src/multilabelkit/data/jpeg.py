@@ -12,11 +12,12 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
+from multilabelkit.data.images import ORIENTATION_TAG
+
 JPEG_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif")
 
 _COLORS = {"rgb": "RGB", "grey": "GRAY"}
 _PLAIN = ("YCbCr", "RGB", "Gray")  # not the four inks of print, which Pillow knows how to mix
-_ORIENTATION_TAG = 0x0112
 _EXIF = b"Exif\x00\x00"
 
 
@@ -49,14 +50,18 @@ def decode_plain_jpeg(
 
 
 def _is_turned(encoded: bytes) -> bool:
-    """Walk the segments before the pixels, and tell whether one of them says that the camera was held sideways."""
+    """Walk the segments before the pixels, and tell whether one of them may say that the camera was held sideways."""
     place = 2
     while place + 4 <= len(encoded):
         start, marker, length = struct.unpack_from(">BBH", encoded, place)
         if start != 0xFF or marker == 0xDA:  # the pixels begin
             return False
-        if marker == 0xE1 and encoded[place + 4 : place + 10] == _EXIF:
-            return _read_orientation(encoded[place + 4 : place + 2 + length]) != 1
+        if marker == 0xFF:  # padding: Pillow finds its way through it
+            return True
+        if marker == 0xE1:  # beside EXIF there is XMP, which can say the same in a text
+            segment = encoded[place + 4 : place + 2 + length]
+            if not segment.startswith(_EXIF) or _read_orientation(segment) != 1:
+                return True
         place += 2 + length
     return False
 
@@ -65,5 +70,5 @@ def _read_orientation(segment: bytes) -> int:
     exif = Image.Exif()
     with contextlib.suppress(Exception):  # on damaged notes, Pillow's own way of reading the file decides
         exif.load(segment)
-        return int(exif.get(_ORIENTATION_TAG, 1))
+        return int(exif.get(ORIENTATION_TAG, 1))
     return 0

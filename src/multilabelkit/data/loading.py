@@ -13,14 +13,18 @@ import threading
 from collections import deque
 from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
+from multilabelkit.data.bad_images import forget_frames
+from multilabelkit.data.disk_cache import DiskCache, digest_content
 from multilabelkit.data.images import COLOR_MODES, MAX_PIXELS, decode_image, find_local_path, read_encoded
 from multilabelkit.data.jpeg import JPEG_SUFFIXES, decode_plain_jpeg
-from multilabelkit.data.pixel_cache import DiskCache, create_pixel_cache, digest_content
+from multilabelkit.data.pixel_cache import create_pixel_cache
+from multilabelkit.data.threads import map_in_threads
 from multilabelkit.data.transforms import Augmentation, augment_pixels, resize_pixels
 from multilabelkit.errors import ImageDecodeError
 
@@ -90,9 +94,14 @@ class PixelReader:
             pixel_cache,
             len(sources),
             self._shape,
-            kind=f"{color_mode}-{resize}-{decoder}",
+            kind=f"{color_mode}-{resize}-{decoder}-{max_pixels}",
             reserved_bytes=reserved_bytes,
         )
+
+    @property
+    def cache_folder(self) -> Path | None:
+        """The folder of the cache, if it is in one."""
+        return self._cache.root if isinstance(self._cache, DiskCache) else None
 
     @property
     def cache_bytes(self) -> int:
@@ -109,7 +118,7 @@ class PixelReader:
         except ImageDecodeError as error:
             if not self.keep_bad:
                 raise
-            self.failures[row] = error
+            self.failures[row] = forget_frames(error)
             return np.zeros(self._shape, dtype=np.uint8)
 
     def _read_source(self, row: int) -> np.ndarray:
@@ -167,11 +176,6 @@ def _read_content(source: Any) -> bytes | None:
     return None
 
 
-def count_workers(num_workers: int | None) -> int:
-    """Turn the `num_workers` parameter into a number of decoding threads; None means one per processor, at most 8."""
-    return min(8, os.cpu_count() or 1) if num_workers is None else num_workers
-
-
 def count_batches(n_images: int, batch_size: int) -> int:
     """Return how many batches of nearly equal size a training epoch has.
 
@@ -186,7 +190,8 @@ def iterate_evaluation(reader: PixelReader, *, batch_size: int, num_workers: int
     """Yield all images in order, without augmentation."""
     rows = np.arange(len(reader.sources))
     parts = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
-    return _run_ahead(lambda part: _load_evaluation(reader, part), parts, num_workers=num_workers)
+    n_threads = num_workers if len(parts) == 1 else 1  # of a single batch nothing can be ahead, but much at once
+    return _run_ahead(lambda part: _load_evaluation(reader, part, n_threads), parts, num_workers=num_workers)
 
 
 def iterate_training(
@@ -222,8 +227,10 @@ def iterate_training(
     return _run_ahead(load, parts, num_workers=num_workers)
 
 
-def _load_evaluation(reader: PixelReader, rows: np.ndarray) -> Batch:
-    return Batch(rows, torch.from_numpy(np.stack([reader.read(row) for row in rows])), None)
+def _load_evaluation(reader: PixelReader, rows: np.ndarray, n_threads: int = 1) -> Batch:
+    several = n_threads > 1 and len(rows) > 1
+    pixels = map_in_threads(reader.read, rows, num_workers=n_threads) if several else map(reader.read, rows)
+    return Batch(rows, torch.from_numpy(np.stack(list(pixels))), None)
 
 
 def _run_ahead(load, parts: Sequence[np.ndarray], *, num_workers: int) -> Generator[Batch, None, None]:

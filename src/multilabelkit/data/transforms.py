@@ -182,8 +182,9 @@ class _SeededRandomness(TorchFunctionMode):
     """
 
     _DRAWS = frozenset(
-        {"_sample_dirichlet", "_standard_gamma", "bernoulli", "bernoulli_", "exponential_", "multinomial", "normal"}
-        | {"normal_", "poisson", "rand", "randint", "randn", "random_", "randperm", "uniform_"}
+        {"_sample_dirichlet", "_standard_gamma", "bernoulli", "bernoulli_", "binomial", "cauchy_", "exponential_"}
+        | {"geometric_", "log_normal_", "multinomial", "normal", "normal_", "poisson", "rand", "randint", "randn"}
+        | {"random_", "randperm", "uniform_"}
     )
 
     def __init__(self, seed: int) -> None:
@@ -196,17 +197,21 @@ class _SeededRandomness(TorchFunctionMode):
         if name in ("rand_like", "randn_like"):  # these take no generator before torch 2.9
             like, func = args[0], torch.rand if name == "rand_like" else torch.randn
             args, kwargs = (like.shape,), {"dtype": like.dtype} | kwargs
-        if name in self._DRAWS or name in ("rand_like", "randn_like"):
+            name = name.removesuffix("_like")
+        if name in self._DRAWS:
             kwargs.setdefault("generator", self._generator)
         return func(*args, **kwargs)
 
 
 def apply_transform(transform: Callable[[Any], Any], pixels: np.ndarray, *, seed: int) -> np.ndarray:
     """Apply a torchvision transform to pixels (H, W, C) uint8; the seed alone decides what torch draws in it."""
-    image = tv_tensors.Image(torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))))  # (C, H, W)
+    # A copy in any case: the pixels may lie in a cache, and the transform may write on what it is given.
+    image = tv_tensors.Image(torch.from_numpy(pixels.transpose(2, 0, 1).copy(order="C")))  # (C, H, W)
     with _SeededRandomness(seed):
         result = transform(image)
-    is_image = isinstance(result, torch.Tensor) and result.ndim == 3 and result.shape[0] == len(image)
+    is_image = (
+        isinstance(result, torch.Tensor) and result.ndim == 3 and result.shape[0] == len(image) and result.numel() > 0
+    )
     if is_image and result.is_floating_point() and float(result.min()) >= 0 and float(result.max()) <= 1:
         result = (result * 255).round().to(torch.uint8)
     if not is_image or result.dtype != torch.uint8:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import os
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 
 from multilabelkit.checks import Choice, Interval, check_parameters
-from multilabelkit.data.bad_images import describe_failures
+from multilabelkit.data.bad_images import describe_failures, forget_frames
 from multilabelkit.data.images import COLOR_MODES, MAX_PIXELS, check_images, decode_image
+from multilabelkit.data.threads import map_in_threads
 from multilabelkit.errors import ImageDecodeError
 
 _SIZE = 256  # large JPEGs are read at a reduced size of at least this: it blurs away what resizing would anyway
-_SLICE = 1024
 
 Moments = tuple[np.ndarray, np.ndarray]
 
@@ -66,24 +64,20 @@ def compute_normalization(
     )
     sources = check_images(X)
 
-    def measure(row: int) -> Moments | ImageDecodeError:
+    def measure(source: Any) -> Moments | ImageDecodeError:
         try:
-            pixels = decode_image(sources[row], color_mode=color_mode, min_size=_SIZE, max_pixels=max_pixels)
+            pixels = decode_image(source, color_mode=color_mode, min_size=_SIZE, max_pixels=max_pixels)
         except ImageDecodeError as error:
-            return error
+            return forget_frames(error)
         return _compute_moments(pixels)
 
-    n_threads = min(8, os.cpu_count() or 1) if num_workers is None else max(1, num_workers)
     total, squares = np.zeros(COLOR_MODES[color_mode]), np.zeros(COLOR_MODES[color_mode])
     failures = []
-    with ThreadPoolExecutor(n_threads) as pool:
-        for start in range(0, len(sources), _SLICE):
-            rows = range(start, min(start + _SLICE, len(sources)))
-            for row, result in zip(rows, pool.map(measure, rows), strict=True):
-                if isinstance(result, ImageDecodeError):
-                    failures.append((row, result))
-                else:
-                    total, squares = total + result[0], squares + result[1]
+    for row, result in enumerate(map_in_threads(measure, sources, num_workers=num_workers)):
+        if isinstance(result, ImageDecodeError):
+            failures.append((row, result))
+        else:
+            total, squares = total + result[0], squares + result[1]
     if failures:
         raise describe_failures(failures, n_images=len(sources))
     mean = total / len(sources)
