@@ -182,6 +182,7 @@ def measure_memory(n_images: int = 200_000) -> None:
             pretrained=False,
             image_size=8,
             max_epochs=1,
+            thresholds=0.5,
             verbose=0,
             batch_size=256,
             num_workers=2,

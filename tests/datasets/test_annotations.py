@@ -1,5 +1,6 @@
 import json
 import math
+import os
 import re
 from pathlib import Path
 
@@ -100,6 +101,13 @@ def test_voc_image_set_chooses_and_orders(voc, image_set, stems, splits):
     assert list_stems(data) == stems
     assert ("split" in data) == (splits is not None)
     assert splits is None or list(data.split) == splits
+
+
+def test_voc_urls_and_absolute_paths_stay_as_they_are(voc):
+    names = ["s3://bucket/1.jpg", str(voc / "JPEGImages" / "b.png"), (voc / "JPEGImages" / "10.jpg").as_uri()]
+    for stem, name in zip(("1", "2", "10"), names, strict=True):
+        create_files(voc, {f"Annotations/{stem}.xml": create_xml("cat", filename=name)})
+    assert read_voc(voc).paths == names
 
 
 def test_voc_gives_no_split_where_the_lists_leave_an_image_out(voc):
@@ -309,7 +317,7 @@ def coco(tmp_path):
 def test_coco_objects_become_labels(coco):
     data = read_coco(coco, images=coco.parent)
     assert sorted(data) == ["DESCR", "paths", "target", "target_names"]
-    assert data.paths == [str(coco.parent / name) for name in ("c.jpg", Path("sub", "a.jpg"), "b.jpg")]
+    assert data.paths == [os.path.join(coco.parent, name) for name in ("c.jpg", "sub/a.jpg", "b.jpg")]
     expected = create_table([[0, 0, 0], [1, 0, 0], [1, 1, 0]], ["dog", "cat", "cow"])
     pd.testing.assert_frame_equal(data.target, expected)
     assert data.target_names == ["dog", "cat", "cow"]
@@ -328,6 +336,16 @@ def test_coco_ids_may_be_strings_and_there_may_be_no_annotation(coco):
     content["annotations"] = []
     coco.write_text(json.dumps(content), encoding="utf-8-sig")
     assert read_coco(coco, images=coco.parent).target.to_numpy().sum() == 0
+
+
+def test_coco_urls_and_absolute_paths_stay_as_they_are(coco):
+    content = create_coco()
+    names = ["s3://bucket/c.jpg", (coco.parent / "sub" / "a.jpg").as_uri(), str(coco.parent / "b.jpg")]
+    for image, name in zip(content["images"], names, strict=True):
+        image["file_name"] = name
+    coco.write_text(json.dumps(content), encoding="utf-8")
+    assert read_coco(coco, images=coco.parent / "sub").paths == names
+    assert read_coco(coco, images="s3://bucket").paths == names
 
 
 WITH_LISTS = "COCO's files of objects have the lists 'images', 'annotations' and 'categories'."
@@ -427,6 +445,8 @@ def test_wrong_arguments_of_read_coco_are_refused(coco):
         read_coco(coco, images=coco.parent, classes=["cat", "dogs"])
     with expect_error("The folder of images 'nowhere' does not exist; check the path."):
         read_coco(coco, images="nowhere")
+    with expect_error("The folder of images must be a path. Got None instead."):
+        read_coco(coco, images=None, check_files=False)
     with expect_error("The 'return_X_y' parameter of read_coco must be True or False. Got 1 instead."):
         read_coco(coco, images=coco.parent, return_X_y=1)
 

@@ -1,13 +1,15 @@
 import os
 import re
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from multilabelkit.datasets.csv_files import read_csv
+from multilabelkit.checks import shorten
+from multilabelkit.datasets.csv_files import encode_file_labels, read_csv
 from multilabelkit.errors import InputError
 
 NAN = np.nan
@@ -46,12 +48,21 @@ SCENES = frame(sea=[1, 0, 1], sunset=[1, 0, 0])
         ("l.csv", "photo,sea,sunset\na.jpg,1,1\nb.jpg,0,0\nc.jpg,1,0\n", {}),
         ("l.csv", "sea,photo,sunset\n1,a.jpg,1\n0,b.jpg,0\n1,c.jpg,0\n", {"image_column": "photo"}),
         ("l.csv", ",image,sea,sunset\n0,a.jpg,1,1\n1,b.jpg,0,0\n2,c.jpg,1,0\n", {}),
+        ("l.csv", "Unnamed: 0,image,sea,sunset\n0,a.jpg,1,1\n1,b.jpg,0,0\n1,c.jpg,1,0\n", {}),
+        (
+            "l.csv",
+            "Unnamed: 0.1,Unnamed: 0,file,x\n0,0,a.jpg,sea|sunset\n1,1,b.jpg,\n2,2,c.jpg,sea\n",
+            {"label_sep": "|"},
+        ),
+        ("l.csv", "sea,Unnamed: 1,sunset\n1,a.jpg,1\n0,b.jpg,0\n1,c.jpg,0\n", {"image_column": "Unnamed: 1"}),
         ("l.csv", "id,sea,sunset\na,1,1\nb,0,0\nc,1,0\n", {"pattern": "{id}.jpg"}),
         ("l.csv", "image,sunset,age,sea\na.jpg,1,7,1\nb.jpg,0,,0\nc.jpg,0,9,1\n", {"classes": ["sea", "sunset"]}),
         ("l.csv", "image;sea;sunset\na.jpg;1;1\nb.jpg;0;0\nc.jpg;1;0\n", {"sep": ";"}),
+        ("l.CSV", "\ufeffImage ; sea;sunset;\r\na.jpg;1;1;\r\nb.jpg;0;0;\r\nc.jpg;1;0;\r\n\r\n", {}),
         ("l.tsv", "image\tsea\tsunset\na.jpg\t1\t1\nb.jpg\t0\t0\nc.jpg\t1\t0\n", {}),
         ("l.txt", "3\nsea sunset\na.jpg  1  1\nb.jpg -1 -1\nc.jpg  1 -1\n", {}),
         ("l.csv", "image,labels\na.jpg,sunset|sea\nb.jpg,\nc.jpg, sea \n", {"label_sep": "|"}),
+        ("l.csv", 'image;labels\r\na.jpg;"sea, sunset, sea"\r\nb.jpg;\r\nc.jpg;sea,\r\n', {"label_sep": ","}),
         ("l.csv", 'image,labels\na.jpg,"sea,sunset"\nb.jpg,""\nc.jpg,"sea"\n', {"label_sep": ","}),
         (
             "l.csv",
@@ -69,12 +80,17 @@ SCENES = frame(sea=[1, 0, 1], sunset=[1, 0, 0])
         "image column first",
         "image column given",
         "index of pandas",
+        "index of pandas with its name",
+        "two of them and a list",
+        "one of them chosen",
         "pattern",
         "classes choose columns",
         "semicolons",
+        "Excel with semicolons",
         "tabs",
         "CelebA text",
         "list",
+        "quoted list of Excel",
         "quoted list",
         "list in a column given",
         "list with classes",
@@ -119,6 +135,11 @@ def test_a_single_column_of_cells_is_a_class(tmp_path):
     pd.testing.assert_frame_equal(read_csv(path).target, frame(cat=[1, NAN, 0]))
 
 
+def test_a_label_in_brackets_may_be_a_class(tmp_path):
+    path = write(tmp_path, "image,label\na.jpg,[none]\nb.jpg,sea\n")
+    assert read_csv(path, classes=["[none]", "sea"]).target.to_numpy().tolist() == [[1, 0], [0, 1]]
+
+
 def test_labels_that_look_like_numbers_stay_text_in_a_label_column(tmp_path):
     path = write(tmp_path, "image,label\na.jpg,007\nb.jpg,7\n")
     target = read_csv(path, label_column="label").target
@@ -137,6 +158,45 @@ def test_images_lie_in_the_folder_given_unless_their_path_is_absolute(tmp_path):
     path = write(tmp_path, f'image,sea\na.jpg,1\n"{absolute}",0\n', images=["photos/a.jpg", "b.jpg"])
     expected = [str(folder / "a.jpg"), str(absolute)]
     assert read_csv(path, images=folder).paths == read_csv(path, images=str(folder)).paths == expected
+
+
+def test_urls_stay_as_they_are_and_are_not_looked_for(tmp_path):
+    uri = (tmp_path / "a.jpg").as_uri()
+    path = write(tmp_path, f"image,sea\ns3://bucket/a.png,1\nhttps://host/b.jpg,0\n{uri},1\nc.jpg,0\n")
+    assert read_csv(path).paths == ["s3://bucket/a.png", "https://host/b.jpg", uri, str(tmp_path / "c.jpg")]
+    assert read_csv(path, n_rows=2, pattern="{id}.gz").paths == ["s3://bucket/a.png.gz", "https://host/b.jpg.gz"]
+
+
+def test_a_column_of_urls_names_the_images_unless_another_does(tmp_path):
+    path = write(tmp_path, "label,image_url\nsea,https://host/b.jpg\n")
+    assert read_csv(path).paths == ["https://host/b.jpg"]
+    path = write(tmp_path, "label,URL,file_name\nsea,https://host/b.jpg,a.jpg\n")
+    assert read_csv(path, label_column="label").paths == [str(tmp_path / "a.jpg")]
+
+
+def test_a_pattern_may_make_urls_and_the_images_lie_behind_one(tmp_path):
+    path = write(tmp_path, "image,sea\na,1\nsub/b,0\n")
+    expected = ["s3://bucket/a.jpg", "s3://bucket/sub/b.jpg"]
+    assert read_csv(path, pattern="s3://bucket/{id}.jpg").paths == expected
+    assert read_csv(path, pattern="{id}.jpg", images="s3://bucket/").paths == expected
+
+
+def test_files_behind_urls_must_exist(tmp_path):
+    uri = (tmp_path / "none.jpg").as_uri()
+    path = write(tmp_path, f"image,sea\ns3://bucket/a.png,1\n{uri},1\n")
+    refuse(
+        f"'{path}' names 1 of 2 images that do not exist; the first is '{uri}' in line 3. Correct the folder of the "
+        "images, or remove these entries.",
+        path,
+    )
+
+
+def test_images_lie_in_folders_with_blanks_and_accents(tmp_path):
+    (tmp_path / "my photos" / "Zürich").mkdir(parents=True)
+    path = write(tmp_path, "image,sea\nZürich/früh am See.jpg,1\n", images=["my photos/Zürich/früh am See.jpg"])
+    expected = [os.path.join(tmp_path, "my photos", "Zürich/früh am See.jpg")]
+    assert read_csv(path, images=tmp_path / "my photos").paths == expected
+    assert read_csv(str(path), images=f"{tmp_path / 'my photos'}/").paths == expected
 
 
 def test_images_lie_beside_a_table_in_the_working_folder(tmp_path, monkeypatch):
@@ -167,9 +227,10 @@ CELEBA_CSV = "image_id,Bald,Smiling\na.jpg,-1,1\nb.jpg,1,-1\nc.jpg,-1,-1\n"
     [
         ("list_eval_partition.csv", "image_id,partition\nc.jpg,2\na.jpg,0\nb.jpg,1\n"),
         ("list_eval_partition.txt", "a.jpg 0\nb.jpg 1\nc.jpg 2\nd.jpg 2\n"),
+        ("split.csv", "\ufeffimage;split\r\na.jpg;Train\r\nb.jpg;valid\r\nc.jpg;test\r\n"),
         ("split.csv", "a.jpg,train\nb.jpg,Val\n\nc.jpg, test\na.jpg,train\n"),
     ],
-    ids=["csv", "txt", "names without header"],
+    ids=["csv", "txt", "Excel", "names without header"],
 )
 @pytest.mark.parametrize(
     ("name", "text"), [("list_attr_celeba.csv", CELEBA_CSV), ("list_attr_celeba.txt", CELEBA_TXT)], ids=["csv", "txt"]
@@ -200,6 +261,12 @@ def test_a_table_or_folder_that_does_not_exist_is_refused(tmp_path):
     path = write(tmp_path, "image,sea\na.jpg,1\n")
     refuse(f"The table '{tmp_path / 'no.csv'}' does not exist; check the path.", tmp_path / "no.csv")
     refuse(f"The folder of images '{tmp_path / 'no'}' does not exist; check the path.", path, images=tmp_path / "no")
+    refuse(
+        f"The folder of images '{os.path.join('~', 'no')}' does not exist; check the path. '~' is not replaced by your "
+        "home folder; os.path.expanduser does that.",
+        path,
+        images="~/no",
+    )
 
 
 CORRECT = (
@@ -297,6 +364,54 @@ CORRECT = (
             "line 4. Did you mean 'sea'? Correct them, or name every class with classes=[...].",
         ),
         (
+            'image,labels\na.jpg,sea\nb.jpg,row 1\nc.jpg,"it\'s row 2"\n',
+            {"classes": ["sea"]},
+            "The labels (y) in '{path}' cannot be used: y holds 2 label(s) that are not among the 1 classes: 'row 1' "
+            'in line 3. "it\'s row 2" in line 4. Correct them, or name every class with classes=[...].',
+        ),
+        (
+            'image,labels\na.jpg,"say ""row 3"""\nb.jpg,"it\'s ""row 0"" of y"\n',
+            {"classes": ["row 1"]},
+            "The labels (y) in '{path}' cannot be used: y holds 2 label(s) that are not among the 1 classes: "
+            "'say \"row 3\"' in line 2. Did you mean 'row 1'? 'it\\'s \"row 0\" of y' in line 3. Correct them, or name "
+            "every class with classes=[...].",
+        ),
+        (
+            "image,labels\na.jpg,sea\nb.jpg,row 0|" + "x" * 80 + "\n",
+            {},
+            "The labels (y) in '{path}' cannot be used: 'row 0|" + "x" * 70 + "... in line 3 looks like several labels "
+            "in one string. Pass each row as one string with label_sep='|' to split it, or name the classes with "
+            "classes=[...].",
+        ),
+        (
+            "image,labels\na.jpg,sea\nb.jpg,\"it's row 0|" + "x" * 80 + '"\n',
+            {},
+            "The labels (y) in '{path}' cannot be used: \"it's row 0|" + "x" * 65 + "... in line 3 looks like several "
+            "labels in one string. Pass each row as one string with label_sep='|' to split it, or name the classes "
+            "with classes=[...].",
+        ),
+        (
+            'image,row 0,"as_indicator(y, "\na.jpg,1,0\nb.jpg,-1,1\n',
+            {},
+            "The labels (y) in '{path}' cannot be used: y holds -1 (first at line 3, column 'row 0') beside 0 or NaN, "
+            "so -1 may mean absent or uncertain. Say which with read_csv(path, "
+            'uncertain="missing"|"positive"|"negative").',
+        ),
+        (
+            "image,labels\na.jpg,sea\n\nb.jpg,\"['sea', 'sky']\"\n",
+            {"label_sep": ","},
+            "'{path}' has \"['sea', 'sky']\" in line 4, as Python writes a list. Write the labels with a separator "
+            "between them, such as sea|sky, and pass it as label_sep; or, if this is the name of one label, name the "
+            "classes with classes=[...].",
+        ),
+        (
+            "image,labels\na.jpg,[]\n",
+            {},
+            "'{path}' has '[]' in line 2, as Python writes a list. Write the labels with a separator between them, "
+            "such as sea|sky, and pass it as label_sep; or, if this is the name of one label, name the classes with "
+            "classes=[...].",
+        ),
+        (
             "image,sea,sky\na.jpg,1,0\nb.jpg,-1,1\n",
             {},
             "The labels (y) in '{path}' cannot be used: y holds -1 (first at line 3, column 'sea') beside 0 or NaN, so "
@@ -342,6 +457,13 @@ CORRECT = (
         "missing image",
         "list without separator",
         "unknown label",
+        "labels that look like rows",
+        "labels that look like rows, with both quotes",
+        "long label that looks like a row",
+        "long label that looks like a row, with a quote",
+        "column that looks like a row",
+        "list of Python",
+        "empty list of Python",
         "-1 and 0",
         "all unknown",
         "unknown split",
@@ -430,6 +552,31 @@ def test_labels_with_odd_names_come_back_from_both_layouts(tmp_path_factory, row
         assert data.paths == [str(folder / name) for name in names]
         assert data.target.to_numpy().tolist() == target.to_numpy().tolist()
         assert data.target_names == classes
+
+
+LIKE_ROWS = st.text(alphabet="row 01'\"\\.of y\n", min_size=1, max_size=90).filter(str.strip)
+
+
+@settings(max_examples=300, deadline=None)
+@given(labels=st.lists(LIKE_ROWS, min_size=2, max_size=3, unique=True))
+@example(labels=["row 1", "it's row 2", 'say "row 3"'])
+@example(labels=['it\'s "row 0"', "'", "at row 1"])
+def test_messages_show_labels_as_they_are_and_places_instead_of_rows(labels):
+    options = {"owner": "read_csv", "source": Path("l.csv"), "places": ["line 2", "line 5", "line 9"]}
+    start = "The labels (y) in 'l.csv' cannot be used: "
+    with pytest.raises(InputError) as caught:
+        encode_file_labels([[label] for label in labels], options={"classes": ["ß"]}, **options)
+    found = " ".join(f"{label!r} in {place}." for label, place in zip(labels, options["places"], strict=False))
+    assert str(caught.value) == (
+        f"{start}y holds {len(labels)} label(s) that are not among the 1 classes: {found} Correct them, or name every "
+        "class with classes=[...]."
+    )
+    with pytest.raises(InputError) as caught:
+        encode_file_labels([["sea"], [f"{labels[0]}|"]], options={}, **options)
+    assert str(caught.value) == (
+        f"{start}{shorten(labels[0] + '|')} in line 5 looks like several labels in one string. Pass each row as one "
+        "string with label_sep='|' to split it, or name the classes with classes=[...]."
+    )
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from multilabelkit.checks import shorten
 from multilabelkit.datasets.json_files import read_json
 from multilabelkit.errors import InputError
 
@@ -153,6 +154,80 @@ def test_images_need_not_exist_on_request(tmp_path):
     assert read_json(rows, **options).paths == [str(tmp_path / "1.jpg")]
 
 
+@pytest.mark.parametrize("indent", [None, 1], ids=["in one line", "in lines"])
+@pytest.mark.parametrize(
+    ("entry", "options"),
+    [
+        ({"image": "a.jpg", "labels": ["sea"]}, {}),
+        ({"labels": "sea|", "id": 3, "File Name": "a.jpg"}, {"label_sep": "|"}),
+        ({"image_id": 7, "Tags": {"sea": 1}}, {"pattern": "a.jpg{id}"}),
+        ({"photo": "a.jpg", "seen": ["sea"]}, {"image_key": "photo"}),
+        ({"image": "a.jpg", "seen": ["sea"]}, {"labels_key": "seen"}),
+    ],
+    ids=["usual keys", "other usual keys", "number", "image_key", "labels_key"],
+)
+def test_a_single_object_is_one_image(tmp_path, entry, options, indent):
+    path = write(tmp_path, f"\ufeff{json.dumps(entry, indent=indent)}\r\n\r\n", images=["a.jpg", "a.jpg7"])
+    data = read_json(path, **options)
+    assert data.paths == [str(tmp_path / ("a.jpg7" if "image_id" in entry else "a.jpg"))]
+    pd.testing.assert_frame_equal(data.target, frame(sea=[1]))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [{"image": ["sea"], "labels": []}, {"image": ["sea"]}, {"name": "sea", "sunset": "sea"}, {"labels": ["sea"]}],
+    ids=["no name", "no labels", "usual image key alone", "usual labels key alone"],
+)
+def test_images_may_be_called_like_keys(tmp_path, content):
+    path = write(tmp_path, content, images=content)
+    assert read_json(path).paths == [str(tmp_path / name) for name in content]
+
+
+def test_a_single_object_without_labels_is_refused(tmp_path):
+    path = write(tmp_path, {"image": "a.jpg", "labels": None})
+    refuse(
+        f"The labels (y) in '{path}' cannot be used: the only object is None. A row is a list, tuple, set or 1-D array "
+        "of names, a string or a dict. Write [] if the image has no labels; if they are unknown, pass a table with a "
+        "row of NaN.",
+        path,
+    )
+
+
+def test_urls_stay_as_they_are_and_are_not_looked_for(tmp_path):
+    uri = (tmp_path / "b.jpg").as_uri()
+    path = write(tmp_path, {"s3://bucket/a.png": ["sea"], uri: [], "c.jpg": []})
+    assert read_json(path).paths == ["s3://bucket/a.png", uri, str(tmp_path / "c.jpg")]
+    objects = write(tmp_path, [{"labels": ["sea"], "url": "https://host/a.jpg"}], "objects.json")
+    assert read_json(objects).paths == ["https://host/a.jpg"]
+    assert read_json(path, images="gs://b", pattern="{id}", check_files=False).paths[-1] == "gs://b/c.jpg"
+
+
+def test_files_behind_urls_must_exist(tmp_path):
+    uri = (tmp_path / "none.jpg").as_uri()
+    path = write(tmp_path, {"a.jpg": ["sea"], uri: []})
+    refuse(
+        f"'{path}' names 1 of 2 images that do not exist; the first is '{uri}' in the entry {shorten(uri)}. Correct "
+        "the folder of the images, or remove these entries.",
+        path,
+    )
+
+
+def test_numbered_images_may_lie_behind_urls(tmp_path):
+    path = write(tmp_path, [[1, 0], [1, 1]], images=["1.jpg", "2.jpg"])
+    options = {"classes": CLASSES, "pattern": "{i}.jpg"}
+    assert read_json(path, images="s3://b", **options).paths == ["s3://b/1.jpg", "s3://b/2.jpg"]
+    uri = tmp_path.as_uri()
+    options["pattern"] = uri + "/{i}.jpg"
+    assert read_json(path, **options).paths == [f"{uri}/1.jpg", f"{uri}/2.jpg"]
+    (tmp_path / "3.jpg").touch()
+    refuse(
+        f"'{path}' has 2 rows, for '{uri}/1.jpg' to '{uri}/2.jpg', but there is also '{uri}/3.jpg'. Add the missing "
+        "rows, or correct first, which is the number of the image of the first row.",
+        path,
+        **options,
+    )
+
+
 def test_a_file_or_folder_that_does_not_exist_is_refused(tmp_path):
     path = write(tmp_path, LISTS)
     refuse(f"The JSON file '{tmp_path / 'no.json'}' does not exist; check the path.", tmp_path / "no.json")
@@ -264,9 +339,23 @@ LAYOUTS = (
         ),
         (
             "l.json",
+            {"a.jpg": ["sea"], "b.jpg": {"sky": "row 0" + 80 * "x"}},
+            "The labels (y) in '{path}' cannot be used: the entry 'b.jpg' gives 'sky' as 'row 0"
+            + 71 * "x"
+            + ".... Write 1, 0 or None (unknown).",
+        ),
+        (
+            "l.json",
             {"a.jpg": [], "b.jpg": []},
             "The labels (y) in '{path}' cannot be used: No row of y has a label, so there are no classes to learn. "
             "Name them with classes=[...].",
+        ),
+        (
+            "l.json",
+            [{"image": "a.jpg", "labels": [{"label": "sea"}]}],
+            "The labels (y) in '{path}' cannot be used: {{'label': 'sea'}} in row 0 (counted from 0) is no label: a "
+            "label is a non-empty string or an integer. Write [] for an image without labels, and a dict such as "
+            "{{'cat': None}} where one is unknown.",
         ),
         (
             "l.json",
@@ -302,7 +391,9 @@ LAYOUTS = (
         "missing image",
         "no list",
         "unknown value",
+        "long value that looks like a row",
         "no labels",
+        "objects as labels",
         "no classes",
     ],
 )
@@ -364,15 +455,21 @@ def test_json_nested_too_deep_is_refused(tmp_path):
             'uncertain="missing"|"positive"|"negative").',
         ),
         (
+            {"row 1.jpg": ["row 0"], "b.jpg": ["sea", 'it\'s "row 1" of y']},
+            "The labels (y) in '{path}' cannot be used: y holds 2 label(s) that are not among the 2 classes: 'row 0' "
+            "in the entry 'row 1.jpg'. 'it\\'s \"row 1\" of y' in the entry 'b.jpg'. Correct them, or name every class "
+            "with classes=[...].",
+        ),
+        (
             {"a.jpg": ["sea"], "b.jpg": ["sae"]},
             "The labels (y) in '{path}' cannot be used: y holds 1 label(s) that are not among the 2 classes: 'sae' in "
             "the entry 'b.jpg'. Did you mean 'sea'? Correct them, or name every class with classes=[...].",
         ),
     ],
-    ids=["ragged", "no row", "2", "string in a dict", "string", "huge", "list", "-1 and 0", "unknown label"],
+    ids=["ragged", "no row", "2", "string in a dict", "string", "huge", "list", "-1 and 0", "rows", "unknown label"],
 )
 def test_labels_that_do_not_fit_the_classes_are_refused(tmp_path, content, message):
-    path = write(tmp_path, content)
+    path = write(tmp_path, content, images=content)
     refuse(message.format(path=path), path, classes=CLASSES)
 
 

@@ -1,4 +1,6 @@
+import os
 import re
+import unicodedata
 
 import pandas as pd
 import pytest
@@ -13,6 +15,7 @@ from multilabelkit.datasets.listings import (
     find_images,
     is_image_name,
     join_names,
+    locate_images,
     read_lines,
 )
 from multilabelkit.errors import InputError
@@ -62,6 +65,74 @@ def test_what_is_not_there_is_refused(tmp_path, kind, check, message):
         check(tmp_path / kind)
 
 
+@pytest.mark.parametrize("check", [check_file, check_folder])
+def test_home_folders_and_urls_are_refused_with_advice(check):
+    what = check.__name__.removeprefix("check_")
+    message = (
+        f"The {what} '{os.path.join('~', 'no such')}' does not exist; check the path. '~' is not replaced by your home "
+        "folder; os.path.expanduser does that."
+    )
+    with pytest.raises(InputError, match=whole(message)):
+        check("~/no such")
+    message = f"The {what} 'https://host/labels' is a URL, but must be on this machine. Download it, and pass its path."
+    with pytest.raises(InputError, match=whole(message)):
+        check("https://host/labels")
+    with pytest.raises(InputError, match=whole(f"The {what} must be a path. Got None instead.")):
+        check(None)
+
+
+def test_files_and_folders_may_be_named_by_file_urls(tmp_path):
+    (tmp_path / "my folder").mkdir()
+    (tmp_path / "my folder" / "ä.csv").write_text("x")
+    assert check_folder((tmp_path / "my folder").as_uri()) == tmp_path / "my folder"
+    assert check_file((tmp_path / "my folder" / "ä.csv").as_uri()) == tmp_path / "my folder" / "ä.csv"
+
+
+def locate(names, images, check_files=False):
+    places = [f"line {number}" for number, _ in enumerate(names, start=2)]
+    return locate_images(names, images=images, source="list", places=places, check_files=check_files)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "s3://bucket/a.png",
+        "https://host/a.jpg?size=2",
+        "GS://bucket/my a.jpg",
+        "file:///data/a.jpg",
+        "C:\\photos\\a.jpg",
+        "d:/photos/a.jpg",
+        "\\\\server\\photos\\a.jpg",
+        os.path.abspath("a.jpg"),
+    ],
+)
+@pytest.mark.parametrize("images", ["photos", "s3://bucket/photos"])
+def test_urls_and_absolute_paths_stay_as_they_are(name, images):
+    assert locate([name], images) == [name]
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "train/my ä.jpg", "12:30.jpg", "a:b/c.jpg"])
+def test_all_other_names_are_in_the_folder(name):
+    assert locate([name], "photos") == locate([name], "photos/") == [os.path.join("photos", name)]
+    assert (
+        locate([name], "s3://bucket/photos") == locate([name], "s3://bucket/photos/") == [f"s3://bucket/photos/{name}"]
+    )
+
+
+def test_files_behind_urls_of_this_machine_must_exist_and_no_others(tmp_path):
+    (tmp_path / "my ä.jpg").touch()
+    names = ["s3://bucket/a.png", (tmp_path / "my ä.jpg").as_uri(), "my ä.jpg"]
+    expected = [*names[:2], str(tmp_path / "my ä.jpg")]
+    assert locate(names, tmp_path, check_files=True) == locate(names, tmp_path.as_uri(), check_files=True) == expected
+    absent = (tmp_path / "none.jpg").as_uri()
+    message = (
+        f"'list' names 1 of 4 images that do not exist; the first is '{absent}' in line 5. Correct the folder of the "
+        "images, or remove these entries."
+    )
+    with pytest.raises(InputError, match=whole(message)):
+        locate([*names, absent], tmp_path, check_files=True)
+
+
 def test_find_files_sorts_numbers_by_value_and_leaves_hidden_ones_out(tmp_path):
     for name in ("im10.jpg", "im2.JPG", ".hidden.jpg", "notes.txt", "im2.jpg"):
         (tmp_path / name).touch()
@@ -100,6 +171,36 @@ def test_missing_images_are_counted_and_the_first_is_named(tmp_path):
     with pytest.raises(InputError, match=whole(message)):
         check_listed_images(paths, places=["line 2", "line 3", "line 4"], source="list")
     check_listed_images(paths, places=["line 2", "line 3", "line 4"], source="list", must_exist=False)
+
+
+@pytest.mark.parametrize(
+    ("there", "name"),
+    [("a.jpg", "a"), ("a.PNG", "A"), ("A.JPG", "a.jpg"), ("Kühe.jpg", unicodedata.normalize("NFD", "Kühe.jpg"))],
+    ids=["ending", "ending and capitals", "capitals", "accents"],
+)
+def test_a_file_of_nearly_the_same_name_is_shown(tmp_path, there, name):
+    (tmp_path / there).touch()
+    if (tmp_path / name).exists():
+        pytest.skip("these are the same name on this disk")
+    message = (
+        f"'list' names 1 of 1 images that do not exist; the first is '{tmp_path / name}' in line 2. Beside it lies "
+        f"'{there}', whose name differs in its ending, capitals or accents. Correct the folder of the images, or "
+        "remove these entries."
+    )
+    with pytest.raises(InputError, match=whole(message)):
+        locate([name], tmp_path, check_files=True)
+
+
+@pytest.mark.skipif(os.sep == "\\", reason="such paths are right on Windows")
+@pytest.mark.parametrize("name", ["train\\a.jpg", "C:\\photos\\a.jpg"])
+def test_paths_of_windows_are_pointed_out_elsewhere(tmp_path, name):
+    message = (
+        f"'list' names 1 of 1 images that do not exist; the first is '{locate([name], tmp_path)[0]}' in "
+        "line 2. It is written as on Windows; here, / stands between folders. Correct the folder of the images, or "
+        "remove these entries."
+    )
+    with pytest.raises(InputError, match=whole(message)):
+        locate([name], tmp_path, check_files=True)
 
 
 def test_read_lines_knows_every_line_break_and_mark(tmp_path):

@@ -34,6 +34,11 @@ def refuse(path, message, **options):
         ("t.csv", "\ufeffimage , sea\na.jpg , 1\nb.jpg,0", {}),
         ("t.csv", '"image","sea"\n"a.jpg","1"\n"b.jpg","0"\n', {}),
         ("t.csv", "image;sea\na.jpg;1\nb.jpg;0\n", {"sep": ";"}),
+        ("t.CSV", "\ufeffimage;sea\r\na.jpg;1\r\nb.jpg;0\r\n\r\n", {}),
+        ("t.csv", "image\tsea\r\na.jpg\t1\r\nb.jpg\t0", {}),
+        ("t.tsv", "image,sea\na.jpg,1\nb.jpg,0\n", {}),
+        ("t.txt", "image,sea\na.jpg,1\nb.jpg,0\n", {}),
+        ("t.txt", "image\tsea\na.jpg  1\nb.jpg \t0\n", {}),
         ("t.TSV", "image\tsea\na.jpg\t1\nb.jpg\t0\n", {}),
         ("t.txt", "image sea\na.jpg   1\n  b.jpg\t 0  \n", {}),
         ("t.dat", "image sea\na.jpg 1\nb.jpg 0\n", {"sep": " "}),
@@ -47,6 +52,11 @@ def refuse(path, message, **options):
         "blanks",
         "quotes",
         "semicolon",
+        "Excel with semicolons",
+        "Excel with tabs",
+        "commas in .tsv",
+        "commas in .txt",
+        "tab and blanks in .txt",
         "tab",
         "blanks by ending",
         "blanks",
@@ -75,6 +85,11 @@ def test_lines_are_those_of_a_text_editor(tmp_path, text, lines):
     table = read_table(write(tmp_path, text))
     assert table.lines.tolist() == lines
     assert len(parse_columns(table, [0, 1], text=[0, 1])) == len(lines)
+
+
+@pytest.mark.parametrize("header", ['"image";"sea, sky"', '"image";"sea ""1"", sky"', 'image;"sea, sky"'])
+def test_separators_in_quotes_do_not_count(tmp_path, header):
+    assert len(read_table(write(tmp_path, f"\n{header}\na.jpg;1\n")).columns) == 2
 
 
 def test_fields_keep_what_is_in_quotes(tmp_path):
@@ -162,8 +177,8 @@ def test_a_table_that_does_not_exist_is_refused(tmp_path):
             "'image,sea,sunset'.",
         ),
         (
-            "image;sea\na.jpg;1\n",
-            "'{path}' has the single column 'image;sea', if its fields are separated by ','; it needs one for the "
+            "image|sea\na.jpg|1\n",
+            "'{path}' has the single column 'image|sea', if its fields are separated by ','; it needs one for the "
             "images and one for labels. Pass the right separator as sep.",
         ),
         (

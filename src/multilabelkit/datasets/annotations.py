@@ -16,11 +16,12 @@ from multilabelkit.datasets.listings import (
     check_classes,
     check_file,
     check_folder,
-    check_listed_images,
+    check_image_folder,
     create_bunch,
     find_files,
     is_image_name,
     join_names,
+    locate_images,
     read_lines,
     read_text,
 )
@@ -124,8 +125,8 @@ def read_voc(
     image_folder = _find_image_folder(top, images)
     files = _list_annotations(annotations, top / "ImageSets" / "Main", image_set)
     names, labels = zip(*(_read_annotation(file, difficult=difficult, known=known) for file in files), strict=True)
-    paths = [str(image_folder / name) for name in names]
-    check_listed_images(paths, places=[f"'{file.name}'" for file in files], source=annotations)
+    places = [f"'{file.name}'" for file in files]
+    paths = locate_images(names, images=image_folder, source=annotations, places=places)
     target_names = sorted(set().union(*labels)) if known is None else known
     _refuse_unknown(labels, target_names, annotations)
     return create_bunch(
@@ -269,11 +270,11 @@ def read_coco(
         JSON with the lists ``images`` (id, file_name), ``annotations`` (image_id, category_id) and ``categories``
         (id, name).
     images : path
-        The folder in which the file names are.
+        The folder of the images, or a URL. Absolute paths and URLs in the file stay as they are.
     classes : sequence of str of shape (n_classes,), default=None
         The categories to read, in the order of the columns. None takes all, as in the file.
     check_files : bool, default=True
-        Refuse images that do not exist.
+        Refuse images that do not exist. URLs are not looked up, except ``file://``.
     return_X_y : bool, default=False
         Return only the paths and the target.
 
@@ -321,14 +322,14 @@ def read_coco(
         check_parameters("read_coco", {name: value}, {name: [Choice((True, False))]})
     wanted = check_classes(classes)
     source = check_file(annotation_file, what="annotation file")
-    image_folder = check_folder(images, what="folder of images") if check_files else Path(images)
+    folder = check_image_folder(images, must_exist=check_files)
     content = _read_json(source)
     image_ids, file_names = _read_columns(source, content, "images", unique=("id",))
     category_ids, names = _read_columns(source, content, "categories", unique=("id", "name"))
     labels: dict[Any, set[str]] = {image_id: set() for image_id in image_ids}
     name_of: dict[Any, str] = dict(zip(category_ids, names, strict=True))
-    for place, pair in enumerate(zip(*_read_columns(source, content, "annotations"), strict=True)):
-        image_id, category_id = pair
+    pairs = zip(*_read_columns(source, content, "annotations"), strict=True)
+    for place, (image_id, category_id) in enumerate(pairs):
         if image_id not in labels or category_id not in name_of:
             what, value = ("image", image_id) if image_id not in labels else ("category", category_id)
             raise InputError(
@@ -336,9 +337,8 @@ def read_coco(
                 "those. Add it there, or remove the annotation."
             )
         labels[image_id].add(name_of[category_id])
-    paths = [str(image_folder / name) for name in file_names]
-    places = [f"images[{place}]" for place in range(len(paths))]
-    check_listed_images(paths, places=places, source=source, must_exist=check_files)
+    places = [f"images[{place}]" for place in range(len(file_names))]
+    paths = locate_images(file_names, images=folder, source=source, places=places, check_files=check_files)
     target = as_indicator(list(labels.values()), classes=names)[_choose_categories(source, names, wanted)]
     return create_bunch(
         paths,

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from multilabelkit.checks import Check, Choice, Constraint, Interval, check_parameters, suggest
+from multilabelkit.checks import Check, Choice, Constraint, Interval, check_parameters, shorten, suggest
 from multilabelkit.data.labels import as_indicator
-from multilabelkit.datasets.listings import check_classes, check_folder, check_listed_images, create_bunch
+from multilabelkit.datasets.listings import check_classes, create_bunch, locate_images
 from multilabelkit.datasets.tables import Table, find_column, parse_columns, read_table
 from multilabelkit.errors import InputError
 
@@ -45,9 +45,14 @@ _PARAMETERS: dict[str, list[Constraint]] = {
     "n_rows": [Choice((None,)), Interval(int, 1)],
 }
 _IMAGE_NAMES = ("image", "imageid", "imagepath", "imagename", "path", "filepath", "file", "filename", "name")
+_URL_NAMES = ("imageurl", "url")  # rather the file, where a table has both
 _SPLITS = {"train": "train", "valid": "valid", "val": "valid", "validation": "valid", "test": "test"}
 _SPLITS |= {"0": "train", "1": "valid", "2": "test"}
 _CELLS = {"": math.nan, "na": math.nan, "null": math.nan, "none": math.nan, "true": 1.0, "false": 0.0}
+_NAMELESS = re.compile(r"(Unnamed: [0-9.]+)?")  # what pandas calls a column without a name
+# In a message of `as_indicator`: labels, whole or cut off, which may hold anything; and what speaks of `y`.
+_SHOWN = r"""['"].*?\.\.\.(?= in row \d+ of y |\. Write )|'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
+_ABOUT_Y = re.compile(rf"{_SHOWN}|\b[Rr]ow (\d+)(?: of y)?|(as_indicator\(y, )")
 
 
 class _Columns(NamedTuple):
@@ -84,9 +89,11 @@ def read_csv(
     Parameters
     ----------
     path : path
-        The table, in UTF-8, with a header. Blank lines and columns without a name are left out.
+        The table, in UTF-8, with a header. Blank lines and columns without a name (or with pandas' name for these,
+        ``Unnamed: 0``) are left out.
     images : path, default=None
-        The folder of the images. None takes that of the table. Absolute paths in the table stay as they are.
+        The folder of the images, or a URL such as ``"s3://bucket/photos"``. None takes that of the table. Absolute
+        paths and URLs in the table stay as they are.
     image_column : str, default=None
         The column that names the images. None takes image, image_id, path, file, filename, name or the like, in
         capitals or not, or else the first column.
@@ -106,11 +113,12 @@ def read_csv(
         and such splits, with or without a header.
     sep : str, default=None
         The character between two fields; ``" "`` means any number of blanks. None is a tab for .tsv, blanks for .txt,
-        and a comma for all others.
+        and a comma for all others; or, where the header has none, a comma, a semicolon (as Excel writes it in many
+        countries) or a tab.
     n_rows : int, default=None
         Read only the first rows.
     check_files : bool, default=True
-        Refuse images that do not exist.
+        Refuse images that do not exist. URLs are not looked up, except ``file://``.
     return_X_y : bool, default=False
         Return only the paths and the target.
 
@@ -177,24 +185,7 @@ def read_csv(
 def choose_image_name(names: Sequence[str]) -> str:
     """Return the name that a column of images usually has, or else the first name."""
     plain = {re.sub("[ _-]", "", name).lower(): name for name in reversed(names)}
-    return next((plain[usual] for usual in _IMAGE_NAMES if usual in plain), names[0])
-
-
-def locate_images(
-    names: Sequence[str],
-    *,
-    images: str | os.PathLike | None,
-    source: Path,
-    places: Sequence[str],
-    check_files: bool,
-) -> list[str]:
-    """Return the path of each image, or refuse those that are named twice or, if asked, do not exist."""
-    if images is not None and check_files:
-        check_folder(images, what="folder of images")
-    folder = os.path.dirname(source) if images is None else Path(images)
-    paths = [os.path.join(folder, name) for name in names]
-    check_listed_images(paths, places=places, source=source, must_exist=check_files)
-    return paths
+    return next((plain[usual] for usual in (*_IMAGE_NAMES, *_URL_NAMES) if usual in plain), names[0])
 
 
 def encode_file_labels(
@@ -204,9 +195,8 @@ def encode_file_labels(
     try:
         return as_indicator(y, **options)
     except InputError as error:
-        place_of = {str(row): place for row, place in enumerate(places)}
-        text = re.sub(r"\b[Rr]ow (\d+)( of y)?", lambda found: place_of.get(found[1], found[0]), str(error))
-        text = text.replace("as_indicator(y, ", f"{owner}(path, ")
+        words = {str(row): place for row, place in enumerate(places)} | {"as_indicator(y, ": f"{owner}(path, "}
+        text = _ABOUT_Y.sub(lambda found: words.get(found[1] or found[2], found[0]), str(error))
         raise InputError(f"The labels (y) in '{source}' cannot be used: {text}") from None
 
 
@@ -223,7 +213,8 @@ def _choose_columns(
     names = table.columns
     image = find_column(table, choose_image_name(names) if image_column is None else image_column)
     split_column = names.index(split) if isinstance(split, str) and split in names else None
-    rest = [place for place, name in enumerate(names) if name and place not in (image, split_column)]
+    named = [place for place, name in enumerate(names) if not _NAMELESS.fullmatch(name)]
+    rest = [place for place in named if place not in (image, split_column)]
     if label_column is not None:
         return _Columns(image, split_column, [find_column(table, label_column)], listed=True)
     if not rest:
@@ -262,9 +253,22 @@ def _read_labels(
     only = frame[columns.labels[0]]
     if columns.listed or (classes is None and len(columns.labels) == 1 and _holds_text(only)):
         texts = only.fillna("").str.strip().tolist()
+        _refuse_python_lists(table, texts, classes or [])
         return texts if split_lists else [text or [] for text in texts]
     cells = {table.columns[place]: _read_cells(table, place, frame[place]) for place in columns.labels}
     return pd.DataFrame(cells, copy=False)
+
+
+def _refuse_python_lists(table: Table, texts: list[str], classes: list[Any]) -> None:
+    """Refuse what pandas writes for a column of lists; cut at its commas, it would give labels such as "['sea'"."""
+    lists = (place for place, text in enumerate(texts) if text[:1] == "[" and text[-1] == "]" and text not in classes)
+    found = next(lists, None)
+    if found is not None:
+        raise InputError(
+            f"'{table.source}' has {shorten(texts[found])} in line {table.lines[found]}, as Python writes a list. "
+            "Write the labels with a separator between them, such as sea|sky, and pass it as label_sep; or, if this is "
+            "the name of one label, name the classes with classes=[...]."
+        )
 
 
 def _holds_text(column: pd.Series) -> bool:

@@ -14,8 +14,16 @@ import numpy as np
 import pandas as pd
 
 from multilabelkit.checks import Check, Choice, Constraint, Interval, check_parameters, shorten, suggest
-from multilabelkit.datasets.csv_files import PARAMETERS, choose_image_name, encode_file_labels, locate_images
-from multilabelkit.datasets.listings import check_classes, check_file, create_bunch, join_names, read_text
+from multilabelkit.data.images import find_local_path
+from multilabelkit.datasets.csv_files import PARAMETERS, choose_image_name, encode_file_labels
+from multilabelkit.datasets.listings import (
+    check_classes,
+    check_file,
+    create_bunch,
+    join_names,
+    locate_images,
+    read_text,
+)
 from multilabelkit.errors import InputError
 
 __all__ = ["read_json"]
@@ -67,8 +75,11 @@ def read_json(
     The file holds one of these:
 
     - an object with an entry per image: ``{"a.jpg": ["sea", "sunset"], "b.jpg": []}``;
-    - a list of objects, or JSON Lines (one object a line): ``{"image": "a.jpg", "labels": ["sea", "sunset"]}``;
+    - a list of objects, JSON Lines (one object a line) or a single object: ``{"image": "a.jpg", "labels": ["sea"]}``;
     - a list with a row per image, numbered: ``[[1, -1], [-1, -1]]``. It needs `classes` and `pattern`.
+
+    An object is taken for a single image if, under the keys that `image_key` and `labels_key` describe, it has the
+    name of an image and labels; and else for an entry per image.
 
     The labels of an image are a list of names; an object such as ``{"sea": 1, "sunset": null}``, in which a label left
     out is absent; or a row of numbers, one per class, which needs `classes`: 0 and 1, or -1 and 1, and null or NaN
@@ -79,7 +90,8 @@ def read_json(
     path : path
         The file, in UTF-8.
     images : path, default=None
-        The folder of the images. None takes that of the file. Absolute paths in the file stay as they are.
+        The folder of the images, or a URL such as ``"s3://bucket/photos"``. None takes that of the file. Absolute
+        paths and URLs in the file stay as they are.
     image_key : str, default=None
         The key of the image in a list of objects. None takes image, image_id, path, file, filename, name or the like,
         in capitals or not, or else the first key.
@@ -98,7 +110,7 @@ def read_json(
     uncertain : {None, "missing", "positive", "negative"}, default=None
         What -1 stands for where 0 or null are beside it: NaN, 1 or 0. If given, it holds for every -1.
     check_files : bool, default=True
-        Refuse images that do not exist.
+        Refuse images that do not exist. URLs are not looked up, except ``file://``.
     return_X_y : bool, default=False
         Return only the paths and the target.
 
@@ -171,6 +183,8 @@ def _read_entries(source: Path, *, image_key: str | None, labels_key: str | None
         places = [f"row {row} (counted from 0)" for row in range(len(data))] if isinstance(data, list) else []
     if not isinstance(data, (dict, list)) or not data:
         raise InputError(f"'{source}' holds {shorten(data)}, but no image. {_LAYOUTS}")
+    if isinstance(data, dict) and _is_one_image(data, image_key, labels_key):
+        data, places = [data], ["the only object"]
     if isinstance(data, dict):
         return _Entries(list(data), list(data.values()), [f"the entry {shorten(name)}" for name in data])
     if isinstance(data[0], dict):
@@ -208,6 +222,16 @@ def _is_one_object_a_line(text: str, decoder: json.JSONDecoder) -> bool:
         return bool(rest) and first.startswith("{") and isinstance(decoder.decode(first), dict)
     except (ValueError, RecursionError):
         return False
+
+
+def _is_one_image(data: dict[str, Any], image_key: str | None, labels_key: str | None) -> bool:
+    """Tell the object of an image from one with an entry per image: its keys are named, or called as they usually are.
+
+    The value under the key of the image tells, too: it is a name, where an entry is mostly a list of labels.
+    """
+    image = image_key or choose_image_name(["", *data])
+    labels = labels_key or next((key for key in data if key.lower() in _LABELS_KEYS), "")
+    return type(data.get(image)) in (int, str) and (image_key is not None or labels in data)
 
 
 def _read_objects(
@@ -270,7 +294,7 @@ def _refuse_more_images(source: Path, paths: Sequence[str], pattern: str, first:
     folder = paths[0].removesuffix(pattern.format(i=first))
     for number in (first - 1, first + len(paths)):
         more = folder + pattern.format(i=number)
-        if number >= 0 and os.path.exists(more):
+        if number >= 0 and os.path.exists(find_local_path(more) or ""):
             raise InputError(
                 f"'{source}' has {len(paths)} rows, for '{paths[0]}' to '{paths[-1]}', but there is also '{more}'. "
                 "Add the missing rows, or correct first, which is the number of the image of the first row."
@@ -291,7 +315,7 @@ def _spread_objects(entries: _Entries, classes: list[Any] | None) -> tuple[_Entr
 def _holds_cells(rows: Sequence[Any]) -> bool:
     """Tell whether the labels are rows of numbers."""
     first = next((row for row in rows if isinstance(row, list) and row), None)
-    return first is not None and not isinstance(first[0], str)
+    return first is not None and (first[0] is None or isinstance(first[0], (int, float)))
 
 
 def _create_table(source: Path, entries: _Entries, classes: list[Any] | None) -> pd.DataFrame:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import posixpath
 import re
+import unicodedata
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import pandas as pd
 from sklearn.utils import Bunch
 
 from multilabelkit.checks import shorten
+from multilabelkit.data.images import find_local_path
 from multilabelkit.data.labels import as_indicator
 from multilabelkit.errors import InputError
 
@@ -19,6 +22,7 @@ from multilabelkit.errors import InputError
 IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm"}
 )
+_WINDOWS_PATH = re.compile(r"[A-Za-z]:[\\/]|\\\\")  # absolute; other systems would take it for a name in a folder
 
 
 def create_bunch(
@@ -54,24 +58,37 @@ def create_bunch(
 
 def check_file(path: str | os.PathLike, *, what: str = "file") -> Path:
     """Return the path of a file that is there and not empty, or raise InputError."""
-    path = Path(path)
-    if not path.exists():
-        raise InputError(f"The {what} '{path}' does not exist; check the path.")
-    if not path.is_file():
-        raise InputError(f"'{path}' is a folder, but a {what} is wanted.")
-    if path.stat().st_size == 0:
-        raise InputError(f"The {what} '{path}' is empty; it has no line to read.")
-    return path
+    found = _find_path(path, what)
+    if not found.is_file():
+        raise InputError(f"'{found}' is a folder, but a {what} is wanted.")
+    if found.stat().st_size == 0:
+        raise InputError(f"The {what} '{found}' is empty; it has no line to read.")
+    return found
 
 
 def check_folder(path: str | os.PathLike, *, what: str = "folder") -> Path:
     """Return the path of a folder that is there, or raise InputError."""
-    path = Path(path)
-    if not path.exists():
-        raise InputError(f"The {what} '{path}' does not exist; check the path.")
-    if not path.is_dir():
-        raise InputError(f"'{path}' is a file, but a {what} is wanted.")
-    return path
+    found = _find_path(path, what)
+    if not found.is_dir():
+        raise InputError(f"'{found}' is a file, but a {what} is wanted.")
+    return found
+
+
+def _find_path(path: str | os.PathLike, what: str) -> Path:
+    local = find_local_path(_check_path(path, what))
+    if local is None:
+        raise InputError(f"The {what} '{path}' is a URL, but must be on this machine. Download it, and pass its path.")
+    found = Path(local)
+    if not found.exists():
+        home = " '~' is not replaced by your home folder; os.path.expanduser does that." if local[:1] == "~" else ""
+        raise InputError(f"The {what} '{found}' does not exist; check the path.{home}")
+    return found
+
+
+def _check_path(path: Any, what: str) -> str:
+    if not isinstance(path, (str, os.PathLike)):
+        raise InputError(f"The {what} must be a path. Got {shorten(path)} instead.")
+    return os.fspath(path)
 
 
 def find_files(folder: Path, suffixes: Collection[str], *, recursive: bool = False) -> list[Path]:
@@ -117,6 +134,46 @@ def is_image_name(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
 
 
+def check_image_folder(images: str | os.PathLike, *, must_exist: bool = True) -> str:
+    """Return the folder in which images are; it may be behind a URL, where nobody looks whether it is there."""
+    path = _check_path(images, "folder of images")
+    local = find_local_path(path)
+    if local is None:
+        return path
+    return str(check_folder(local, what="folder of images") if must_exist else Path(local))
+
+
+def locate_images(
+    names: Sequence[str],
+    *,
+    images: str | os.PathLike | None,
+    source: Path,
+    places: Sequence[str],
+    check_files: bool = True,
+) -> list[str]:
+    """Return the path of each image, or refuse those that are named twice or, if asked, do not exist.
+
+    Parameters
+    ----------
+    names : sequence of n_samples str
+        What `source` calls them. Absolute paths and URLs stay as they are.
+    images : path, optional
+        The folder of all others, perhaps a URL. None takes that of `source`.
+    source, places, check_files
+        As in `check_listed_images`.
+    """
+    folder = os.path.dirname(source) if images is None else check_image_folder(images, must_exist=check_files)
+    join = posixpath.join if find_local_path(folder) is None else os.path.join
+    paths = [name if _stands_alone(name) else join(folder, name) for name in names]
+    check_listed_images(paths, places=places, source=source, must_exist=check_files)
+    return paths
+
+
+def _stands_alone(name: str) -> bool:
+    """Tell URLs and absolute paths of Windows; joining leaves those of this system alone."""
+    return bool(_WINDOWS_PATH.match(name)) or find_local_path(name) != name
+
+
 def check_listed_images(
     paths: Sequence[str], *, places: Sequence[str], source: str | os.PathLike, must_exist: bool = True
 ) -> None:
@@ -125,13 +182,13 @@ def check_listed_images(
     Parameters
     ----------
     paths : sequence of n_samples str
-        Full paths.
+        Full paths, or URLs.
     places : sequence of n_samples str
         Where each is named, such as "line 7".
     source : path
         The file that names them.
     must_exist : bool
-        Whether to look for the files.
+        Whether to look for the files. URLs are not looked up, except ``file://``.
 
     Raises
     ------
@@ -148,11 +205,10 @@ def check_listed_images(
             )
     missing = find_missing(paths) if must_exist else []
     if missing:
-        first_missing = missing[0]
+        path, place = paths[missing[0]], places[missing[0]]
         raise InputError(
-            f"'{source}' names {len(missing)} of {len(paths)} images that do not exist; the first is "
-            f"'{paths[first_missing]}' in {places[first_missing]}. Correct the folder of the images, or remove these "
-            "entries."
+            f"'{source}' names {len(missing)} of {len(paths)} images that do not exist; the first is '{path}' in "
+            f"{place}.{_explain_missing(path)} Correct the folder of the images, or remove these entries."
         )
 
 
@@ -160,13 +216,32 @@ def find_missing(paths: Sequence[str]) -> list[int]:
     """Return the positions of files that are not there; each folder is read once, which is fast for many files."""
     names_in: dict[str, set[str]] = {}
     missing = []
-    for place, path in enumerate(paths):
+    for place, path in enumerate(map(find_local_path, paths)):
+        if path is None:  # a URL
+            continue
         folder, name = os.path.split(path)
         if folder not in names_in:
             names_in[folder] = _list_names(folder or os.curdir)
         if name not in names_in[folder] and not os.path.isfile(path):
             missing.append(place)
     return missing
+
+
+def _explain_missing(path: str) -> str:
+    """Say what may be wrong with the name of an image, or nothing."""
+    if os.sep == "/" and "\\" in path:
+        return " It is written as on Windows; here, / stands between folders."
+    folder, name = os.path.split(str(find_local_path(path)))
+    plain = _fold_name(name)
+    for other in sorted(_list_names(folder or os.curdir)):
+        if plain in (_fold_name(other), _fold_name(os.path.splitext(other)[0])) and is_image_name(other):
+            return f" Beside it lies '{other}', whose name differs in its ending, capitals or accents."
+    return ""
+
+
+def _fold_name(name: str) -> str:
+    """Make names equal that differ only in capitals or, as between macOS and others, in how accents are encoded."""
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def _list_names(folder: str) -> set[str]:

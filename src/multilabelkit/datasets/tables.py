@@ -18,6 +18,7 @@ from multilabelkit.datasets.listings import check_file, is_image_name, join_name
 from multilabelkit.errors import InputError
 
 _SEPARATORS = {".tsv": "\t", ".txt": " "}  # elsewhere a comma
+_OTHER_SEPARATORS = (",", ";", "\t")
 
 
 class Table(NamedTuple):
@@ -59,7 +60,8 @@ def read_table(
     what : str
         What the file is called in an error message.
     sep : str, optional
-        As in `Table`. None goes by the ending of the file: a tab for .tsv, blanks for .txt, and else a comma.
+        As in `Table`. None goes by the ending of the file: a tab for .tsv, blanks for .txt, and else a comma; or, if
+        the first row has none, takes the first of comma, semicolon and tab that it has.
     n_rows : int, optional
         Take only the first rows.
     row_ends : collection of str
@@ -72,8 +74,9 @@ def read_table(
     """
     source = check_file(path, what=what)
     text = read_text(source)
-    raw = (text.replace("\r\n", "\n").replace("\r", "\n").rstrip("\n") + "\n").encode()
-    sep = sep or _SEPARATORS.get(source.suffix.lower(), ",")
+    text = text.replace("\r\n", "\n").replace("\r", "\n").rstrip("\n") + "\n"
+    raw = text.encode()
+    sep = sep or _find_separator(source, text)
     lines, widths = _measure_rows(source, raw, sep)
     if not len(lines):
         raise InputError(f"The {what} '{source}' has only blank lines; it has no row to read.")
@@ -124,6 +127,15 @@ def find_column(table: Table, name: str) -> int:
             f"'{table.source}' has no column {shorten(name)}.{suggest(str(name), known)} It has {join_names(known)}."
         )
     return table.columns.index(name)
+
+
+def _find_separator(source: Path, text: str) -> str:
+    """Return the usual separator, if the first row has it, or else one that it has: a single column is no table."""
+    usual = _SEPARATORS.get(source.suffix.lower(), ",")
+    first = re.sub('"[^"]*"', "", text.lstrip("\n").partition("\n")[0])
+    if usual == " " and "\t" in first:
+        return usual
+    return next((sep for sep in (usual, *_OTHER_SEPARATORS) if sep in first), usual)
 
 
 def _measure_rows(source: Path, raw: bytes, sep: str) -> tuple[np.ndarray, np.ndarray]:
