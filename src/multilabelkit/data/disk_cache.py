@@ -237,6 +237,7 @@ class _OwnSegment:
                 self._file.seek(0)
                 _write_header(self._file, len(self._digests), self._shape)
                 assert self._file.tell() == self._start
+                self._file.truncate(self._start + len(self._digests) * self._slot_bytes)  # a last image may be cut
             os.fsync(self._file.fileno())
             self._rename()
 
