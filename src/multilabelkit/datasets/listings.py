@@ -171,6 +171,8 @@ def locate_images(
 
 def _stands_alone(name: str) -> bool:
     """Tell URLs and absolute paths of Windows; joining leaves those of this system alone."""
+    if ":" not in name and not name.startswith("\\"):  # almost every name, of which there may be a million
+        return False
     return bool(_WINDOWS_PATH.match(name)) or find_local_path(name) != name
 
 
@@ -216,7 +218,8 @@ def find_missing(paths: Sequence[str]) -> list[int]:
     """Return the positions of files that are not there; each folder is read once, which is fast for many files."""
     names_in: dict[str, set[str]] = {}
     missing = []
-    for place, path in enumerate(map(find_local_path, paths)):
+    for place, listed in enumerate(paths):
+        path = find_local_path(listed) if ":" in listed else listed
         if path is None:  # a URL
             continue
         folder, name = os.path.split(path)
