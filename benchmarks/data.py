@@ -264,7 +264,9 @@ def measure_readers(n_rows: int = 200_000, n_classes: int = 40) -> None:
 
 def run_script(script: str, arguments: list[str]) -> str:
     """Run it in a process of its own, whose peak memory is then its own, too."""
-    finished = subprocess.run([sys.executable, "-c", _PEAK + script, *arguments], capture_output=True, text=True, check=False)
+    finished = subprocess.run(
+        [sys.executable, "-c", _PEAK + script, *arguments], capture_output=True, text=True, check=False
+    )
     return finished.stdout.strip() or f"failed: {finished.stderr[-300:]}"
 
 

@@ -1,4 +1,4 @@
-"""Read a table of images and labels, look for what is suspicious in it, and train without the images that are broken."""
+"""Read a table of images and labels, look for what is suspicious in it, and train without the broken images."""
 
 import tempfile
 from pathlib import Path

@@ -32,6 +32,7 @@ classifier exclusive
 export inspection cluster
 server
 cli
+__main__
 """
 ROW_OF = {room: place for place, row in enumerate(ROWS.split("\n")) for room in row.split()}
 

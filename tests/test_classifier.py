@@ -27,6 +27,7 @@ from multilabelkit.report import MultiLabelReport
 from multilabelkit.thresholds import tune_thresholds
 from multilabelkit.training import Callback, loop
 
+NAN = ", or set on_bad_image='nan' to have rows of NaN for what is bad"
 SKIP = ", or fit with on_bad_image='skip' to train without what is bad"
 FAST = {"image_size": 32, "max_epochs": 1, "verbose": 0, "validation_fraction": 0.4, "random_state": 0}
 
@@ -732,7 +733,7 @@ def test_all_missing_images_are_listed(fitted, shapes, paths, tmp_path, method):
     images = [missing[0], *paths[1:47], missing[1]]
     message = (
         f"Cannot decode 2 of 48 images in X; the first is '{missing[0]}' at row 0: the file does not exist. "
-        f"Repair or remove them (all are listed in error.paths and error.rows){SKIP if method == 'fit' else ''}."
+        f"Repair or remove them (all are listed in error.paths and error.rows){SKIP if method == 'fit' else NAN}."
     )
     with pytest.raises(ImageDecodeError, match=whole(message)) as caught:
         getattr(copy.copy(fitted), method)(images, *([shapes.target] if method == "fit" else []))
@@ -758,7 +759,7 @@ def test_all_broken_images_are_listed(fitted, shapes, paths, tmp_path, kind):
     images, broken = break_images(paths, tmp_path)
     message = (
         f"Cannot decode 3 of 48 images in X; the first is '{broken[0]}' at row 5: the file is empty. "
-        f"Repair or remove them (all are listed in error.paths and error.rows){SKIP if kind != 'predict' else ''}."
+        f"Repair or remove them (all are listed in error.paths and error.rows){SKIP if kind != 'predict' else NAN}."
     )
     classifier = fitted if kind == "predict" else create("small_cnn" if kind == "fit" else TinyNetwork)
     call = classifier.predict if kind == "predict" else partial(classifier.fit, y=shapes.target)
@@ -777,7 +778,7 @@ def test_all_broken_images_are_listed(fitted, shapes, paths, tmp_path, kind):
 def test_one_broken_image_is_named(fitted, paths, tmp_path):
     empty = tmp_path / "empty.png"
     empty.touch()
-    message = f"Cannot decode 1 of 3 images in X: '{empty}' at row 1: the file is empty. Repair or remove it."
+    message = f"Cannot decode 1 of 3 images in X: '{empty}' at row 1: the file is empty. Repair or remove it{NAN}."
     with pytest.raises(ImageDecodeError, match=whole(message)):
         fitted.predict([paths[0], empty, paths[1]])
 
@@ -786,7 +787,7 @@ def test_a_broken_array_is_named_by_its_row(fitted, shapes):
     images = [*shapes.images[:2], shapes.images[0] * 1.0]
     message = (
         "Cannot decode 1 of 3 images in X: '<ndarray>' at row 2: a float array must hold finite values in [0, 1]; "
-        "divide by 255 if it holds 0 to 255. Repair or remove it."
+        f"divide by 255 if it holds 0 to 255. Repair or remove it{NAN}."
     )
     with pytest.raises(ImageDecodeError, match=whole(message)):
         fitted.predict(images)

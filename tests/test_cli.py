@@ -13,6 +13,7 @@ from PIL import Image
 
 from multilabelkit import MultiLabelImageClassifier, __version__, cli
 from multilabelkit.cli import main
+from multilabelkit.data.images import encode_png
 from multilabelkit.errors import InputError, MultiLabelKitError
 
 
@@ -378,3 +379,48 @@ def test_check_costs_no_import_of_torch(tmp_path):
         [sys.executable, "-c", f"{code}print('torch' in sys.modules)"], capture_output=True, text=True, check=True
     )
     assert finished.stdout.endswith("\nFalse\n")
+
+
+@pytest.mark.parametrize("option", ["--csv", "--json"])
+def test_check_does_not_overwrite_what_it_checks(tmp_path, capsys, option):
+    table = tmp_path / "labels.csv"
+    table.write_text("image,sea\na.jpg,1\n")
+    assert main(["check", str(table), option, str(table)]) == 1
+    message = (
+        f"multilabelkit: The report would overwrite '{table}', which is to be checked. Choose another file for it."
+    )
+    assert message in capsys.readouterr().err
+    assert table.read_text() == "image,sea\na.jpg,1\n"
+
+
+def test_check_refuses_a_place_that_is_not_there_before_any_work(tmp_path, capsys):
+    absent = tmp_path / "absent" / "report.json"
+    assert main(["check", str(tmp_path / "labels.csv"), "--json", str(absent)]) == 1
+    message = f"multilabelkit: The report cannot be written to '{absent}': there is no such folder. Make it first."
+    assert message in capsys.readouterr().err
+
+
+def test_check_names_the_option_for_the_folder_where_no_image_is_found(tmp_path, capsys):
+    (tmp_path / "labels.csv").write_text("image,sea\na.jpg,1\nb.jpg,0\n")
+    assert main(["check", str(tmp_path / "labels.csv")]) == 1
+    advice = "None of the images exists: name the folder they are in with --images."
+    assert advice in capsys.readouterr().out
+    (tmp_path / "a.jpg").write_bytes(encode_png(np.zeros((40, 40), dtype=np.uint8)))
+    assert main(["check", str(tmp_path / "labels.csv")]) == 1
+    assert advice not in capsys.readouterr().out
+
+
+def test_the_module_runs_as_the_command():
+    finished = subprocess.run(
+        [sys.executable, "-m", "multilabelkit", "--version"], capture_output=True, text=True, check=False
+    )
+    assert (finished.returncode, finished.stdout.split()[0]) == (0, "multilabelkit")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a pipe that breaks")
+def test_a_reader_that_has_seen_enough_is_no_error(tmp_path):
+    for number in range(300):
+        (tmp_path / f"{number}.jpg").write_text("no image")
+    command = f"'{sys.executable}' -m multilabelkit check '{tmp_path}' | head -c 1"
+    finished = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert "Traceback" not in finished.stderr

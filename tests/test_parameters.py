@@ -59,6 +59,7 @@ def whole(message):
         ),
         ({"resize": "stretch"}, "'squish', 'pad' or 'crop'", "'stretch'"),
         ({"augment": True}, "'light', 'standard', 'strong' or None, or a torchvision transform", "True"),
+        ({"augment": dict}, "'light', 'standard', 'strong' or None, or a torchvision transform", "<class 'dict'>"),
         ({"on_bad_image": "ignore"}, "'raise', 'skip' or 'nan'", "'ignore'"),
         ({"max_pixels": 0}, "an integer >= 1", "0"),
         ({"max_pixels": None}, "an integer >= 1", "None"),

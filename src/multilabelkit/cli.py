@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import subprocess
 import sys
@@ -28,6 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except MultiLabelKitError as error:
         print(f"multilabelkit: {error}", file=sys.stderr)
         return 1
+    except BrokenPipeError:  # whoever read the output, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except KeyboardInterrupt:
         print("multilabelkit: interrupted", file=sys.stderr)
         return 130
@@ -226,6 +230,8 @@ def _compare_with_fresh_process(model: Path, paths: Sequence[str], expected: Seq
 def _run_check(options: argparse.Namespace) -> int:
     from multilabelkit.data.doctor import check_data
 
+    for output in filter(None, (options.json, options.csv)):
+        _check_output(output, data=options.data)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", MultiLabelKitWarning)
         data = _read_data(options)
@@ -240,11 +246,21 @@ def _run_check(options: argparse.Namespace) -> int:
     )
     encoding = sys.stdout.encoding or "utf-8"
     print(str(report).encode(encoding, "backslashreplace").decode(encoding))
+    if options.images is None and (report.images["error"] == "the file does not exist").all():
+        print("\nNone of the images exists: name the folder they are in with --images.")
     if options.json is not None:
         _write_text(options.json, json.dumps(report.to_dict(), indent=1) + "\n")
     if options.csv is not None:
         _write_text(options.csv, report.images.to_csv(lineterminator="\n"))
     return 0 if report.ok else 1
+
+
+def _check_output(output: Path, *, data: Path) -> None:
+    """Refuse, before any work, a place where a report cannot be written or would destroy what it is about."""
+    if output.exists() and data.exists() and output.samefile(data):
+        raise InputError(f"The report would overwrite '{output}', which is to be checked. Choose another file for it.")
+    if not output.absolute().parent.is_dir():
+        raise InputError(f"The report cannot be written to '{output}': there is no such folder. Make it first.")
 
 
 def _read_data(options: argparse.Namespace) -> Mapping[str, Any]:

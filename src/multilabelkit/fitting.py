@@ -320,7 +320,7 @@ def compute_logits(classifier: BaseImageClassifier, X: Any, *, on_bad_image: str
         dtype = choose_network_dtype(classifier, network, device)
         logits = predict_logits(network, batches, spec=spec, device=device, dtype=dtype)
     except ImageDecodeError as error:
-        list_bad_images(classifier, images, advice="")
+        list_bad_images(classifier, images, advice=", or set on_bad_image='nan' to have rows of NaN for what is bad")
         raise locate_error(error, sources) from error
     if reader.failures:
         failures = sorted(reader.failures.items())

@@ -34,6 +34,11 @@ def _is_two_vectors(value: Any) -> bool:
     return mean.shape in ((1,), (3,)) and mean.shape == std.shape and bool(np.isfinite(mean).all() and (std > 0).all())
 
 
+def _is_transform(value: Any) -> bool:
+    """Tell whether a value is a transform, and not the class of one."""
+    return callable(value) and not isinstance(value, type)
+
+
 def _is_folder(value: Any) -> bool:
     """Tell whether a value names a folder here, rather than a place elsewhere or a misspelt option."""
     if isinstance(value, str):
@@ -62,7 +67,7 @@ _PARAMETERS: dict[str, list[Constraint]] = {
         Choice(("pretrained", *NORMALIZATIONS, "dataset")),
         Check(_is_two_vectors, "a pair (mean, std) with std > 0"),
     ],
-    "augment": [Choice((*AUGMENTATIONS, None)), Check(callable, "a torchvision transform")],
+    "augment": [Choice((*AUGMENTATIONS, None)), Check(_is_transform, "a torchvision transform")],
     "on_bad_image": [Choice(("raise", "skip", "nan"))],
     "max_pixels": [Interval(int, 1)],
     "decoder": [Choice(("auto", "pillow"))],

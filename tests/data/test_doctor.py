@@ -105,7 +105,7 @@ def test_files_that_cannot_be_read_are_listed_with_the_reason(tmp_path, photos):
     found = report.findings[0]
     assert (found.severity, found.count, found.rows, found.classes) == ("error", 5, (1, 2, 3, 4, 5), ())
     assert found.message == "5 of 7 images cannot be read."
-    assert found.advice == "Repair or remove them: training stops at the first."
+    assert found.advice == 'Repair or remove them, or fit with on_bad_image="skip": as they are, training stops.'
     reasons = report.images["error"].tolist()
     assert reasons[:3] == [None, "the file does not exist", "the file is empty"]
     assert reasons[3].startswith("it is not an image")
@@ -567,15 +567,20 @@ def test_the_text_shows_findings_the_gravest_first_and_then_tables(tmp_path, pho
     names = [*photos, str(tmp_path / "missing.jpg"), photos[0]]
     labels = [["sea"], ["sea", "trees"], [], ["trees"], ["sea"]]
     assert check(names, labels, split=["train"] * 4 + ["test"]).text.split("\n") == [
-        "5 images, 2 classes: 2 errors, 1 warning, 1 note",
+        "5 images, 2 classes: 2 errors, 2 warnings, 1 note",
         "",
-        "ERROR unreadable_image: 1 of 5 images cannot be read. Repair or remove them: training stops at the",
-        "  first.",
+        "ERROR unreadable_image: 1 of 5 images cannot be read. Repair or remove them, or fit with",
+        '  on_bad_image="skip": as they are, training stops.',
         "  - 'missing.jpg' (row 3): the file does not exist",
         "",
         "ERROR exact_duplicate_across_splits: 2 of 5 images have the same pixels as others, but lie in",
         "  another split (1 group). Keep each group in one split, for a model knows what it was trained on.",
         "  - '0.jpg' (row 0) in train = '0.jpg' (row 4) in test",
+        "",
+        "WARNING class_missing_in_split: 1 of 2 classes is present in some split, but in no image of another.",
+        "  Nothing is learnt or measured of them there: split anew, so that each part has its share of every",
+        "  label.",
+        "  - 'trees' in no image of test",
         "",
         "WARNING rare_class: 2 of 2 classes are present in fewer than 10 images. Validation sees two or less,",
         "  so that thresholds and scores are a matter of luck: add images that show them.",
@@ -655,7 +660,7 @@ def test_the_dict_is_plain_and_holds_everything_but_the_tables_of_pairs(tmp_path
         "severity": "error",
         "count": 1,
         "message": "1 of 4 images cannot be read.",
-        "advice": "Repair or remove them: training stops at the first.",
+        "advice": 'Repair or remove them, or fit with on_bad_image="skip": as they are, training stops.',
         "examples": [f"'{tmp_path / 'missing.jpg'}' (row 3): the file does not exist"],
         "rows": [3],
         "classes": [],
@@ -802,3 +807,24 @@ def test_every_kind_of_finding_is_explained_in_the_docs():
     rows = [line.split(" | ")[:2] for line in page.split("\n") if line.startswith("| `")]
     explained = {kind: severity for kinds, severity in rows for kind in re.findall("`([a-z_]+)`", kinds)}
     assert {kind: explained.get(kind) for kind in KINDS} == {kind: severity for kind, (severity, *_) in KINDS.items()}
+
+
+def test_classes_that_a_split_lacks_are_found():
+    """By hand: the test part has no sunset and the train part no sea; trees are nowhere, which is another finding."""
+    images = np.random.default_rng(0).integers(0, 256, (5, 40, 40, 3), dtype=np.uint8)
+    labels = pd.DataFrame({"sea": [0, 0, 0, 1, 0], "sunset": [1, 0, 1, 0, 0], "trees": 0, "sky": [1, 0, 0, 1, 0]})
+    split = ["train", "train", "train", "test", "test"]
+    (found,) = (f for f in check_data(images, labels, split=split).findings if f.kind == "class_missing_in_split")
+    assert found.severity == "warning"
+    assert found.message == "2 of 4 classes are present in some split, but in no image of another."
+    assert found.examples == ("'sunset' in no image of test", "'sea' in no image of train")
+    assert found.classes == ("sea", "sunset")
+    kinds = {finding.kind for finding in check_data(images, labels).findings}
+    assert "class_missing_in_split" not in kinds
+
+
+def test_the_reason_of_a_bad_image_is_shown_whole(tmp_path):
+    path = tmp_path / ("a_long_name_" * 8 + ".jpg")
+    path.write_text("no image")
+    text = " ".join(str(check_data([path])).split())
+    assert "it is not an image of a format that is read (JPEG, PNG, WEBP, GIF, BMP, TIFF, PPM)" in text

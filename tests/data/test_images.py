@@ -111,6 +111,12 @@ ONE_IMAGE = "X is a single image, an array of shape {}; pass a list of images: [
         pytest.param("a.jpg", "X is a single path, 'a.jpg'; pass a list of paths: ['a.jpg'].", id="str"),
         pytest.param(Path("a.jpg"), "X is a single path, 'a.jpg'; pass a list of paths: ['a.jpg'].", id="Path"),
         pytest.param(
+            os.curdir,
+            "X is a folder, '.'; pass the paths of its images, sorted(Path(folder).glob('*.jpg')), or the paths and "
+            "labels that a reader such as datasets.read_folders returns.",
+            id="folder",
+        ),
+        pytest.param(
             Image.new("RGB", (4, 3)),
             "X is a single PIL image of size (4, 3); pass a list of images: [image].",
             id="PIL image",
@@ -569,8 +575,8 @@ def test_decode_image_reads_urls_of_any_file_system():
 @pytest.mark.parametrize(
     ("url", "reason"),
     [
-        ("memory://photos/absent.png", r"it cannot be read \(.*absent\.png.*\)"),
-        ("nosuch://a.png", r"it cannot be read \(Protocol not known: nosuch\)"),
+        ("memory://photos/absent.png", r"it cannot be read \(FileNotFoundError: .*absent\.png.*\)"),
+        ("nosuch://a.png", r"it cannot be read \(ValueError: Protocol not known: nosuch\)"),
     ],
 )
 def test_decode_image_says_when_a_url_cannot_be_read(url, reason):

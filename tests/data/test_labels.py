@@ -694,3 +694,16 @@ def test_uncertain_must_be_a_known_word():
     )
     with pytest.raises(InputError, match=whole(message)):
         as_indicator(TABLE, uncertain="ignore")
+
+
+@pytest.mark.parametrize(("label_sep", "mark"), [(",", "|"), (";", "|"), ("|", ",")])
+def test_a_separator_that_is_nowhere_while_another_is_was_mistaken(label_sep, mark):
+    y = [f"sea{mark}sunset", "trees"]
+    message = (
+        f"'sea{mark}sunset' in row 0 of y looks like several labels in one string. Pass each row as one string with "
+        f"label_sep={mark!r} to split it, or name the classes with classes=[...]."
+    )
+    with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
+        as_indicator(y, label_sep=label_sep)
+    assert as_indicator(["a,b|c", "c"], label_sep="|").columns.tolist() == ["a,b", "c"]
+    assert as_indicator(y, label_sep=label_sep, classes=[f"sea{mark}sunset", "trees"]).shape == (2, 2)

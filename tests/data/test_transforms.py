@@ -340,14 +340,13 @@ def test_a_transform_may_change_the_size():
 @pytest.mark.parametrize(
     ("transform", "got"),
     [
-        (lambda image: None, "NoneType"),
         (lambda image: image[0], "a tensor of shape (16, 16), torch.uint8 from 0 to 254"),
         (lambda image: image[:1], "a tensor of shape (1, 16, 16), torch.uint8 from 0 to 254"),
         (lambda image: image.float(), "a tensor of shape (3, 16, 16), torch.float32 from 0 to 255"),
         (lambda image: image / 255 - 1, "a tensor of shape (3, 16, 16), torch.float32 from -1 to 0"),
         (lambda image: image.int(), "a tensor of shape (3, 16, 16), torch.int32 from 0 to 255"),
     ],
-    ids=["None", "two dimensions", "one channel", "0 to 255", "normalized", "int32"],
+    ids=["two dimensions", "one channel", "0 to 255", "normalized", "int32"],
 )
 def test_what_is_no_image_is_refused(transform, got):
     pixels = SQUARE.copy()
@@ -423,3 +422,13 @@ def test_a_transform_that_works_in_place_leaves_its_pixels_alone(n_channels):
 def test_an_empty_image_is_refused():
     with pytest.raises(InputError, match=r"Got a tensor of shape \(3, 0, 16\), torch.uint8; leave out Normalize"):
         apply_transform(lambda image: image[:, :0], SQUARE, seed=0)
+
+
+@pytest.mark.parametrize(("transform", "kind"), [(v2.ToPILImage(), "Image"), (lambda image: None, "NoneType")])
+def test_what_is_no_tensor_is_refused(transform, kind):
+    message = (
+        f"The 'augment' transform {shorten(transform)} must return an image tensor. Got {kind}; end a transform that "
+        "gives PIL images with torchvision.transforms.v2.ToImage()."
+    )
+    with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
+        apply_transform(transform, SQUARE, seed=0)

@@ -18,7 +18,9 @@ from multilabelkit.datasets.listings import (
     locate_images,
     read_lines,
 )
-from multilabelkit.errors import InputError
+from multilabelkit.errors import InputError, MultiLabelKitWarning
+
+ID_ADVICE = " A name without an ending may be an id: pass pattern='{id}.jpg' or the like."
 
 
 def whole(message):
@@ -184,8 +186,8 @@ def test_a_file_of_nearly_the_same_name_is_shown(tmp_path, there, name):
         pytest.skip("these are the same name on this disk")
     message = (
         f"'list' names 1 of 1 images that do not exist; the first is '{tmp_path / name}' in line 2. Beside it lies "
-        f"'{there}', whose name differs in its ending, capitals or accents. Correct the folder of the images, or "
-        "remove these entries."
+        f"'{there}', whose name differs in its ending, capitals or accents.{'' if '.' in name else ID_ADVICE} Correct "
+        "the folder of the images, or remove these entries."
     )
     with pytest.raises(InputError, match=whole(message)):
         locate([name], tmp_path, check_files=True)
@@ -212,3 +214,55 @@ def test_read_lines_knows_every_line_break_and_mark(tmp_path):
 def test_join_names_counts_the_rest():
     assert join_names("abcdefg") == "'a', 'b', 'c', 'd', 'e' and 2 more"
     assert join_names("ab") == "'a', 'b'"
+
+
+def test_images_of_formats_that_are_not_read_are_counted(tmp_path):
+    for name in ("a.jpg", "b.HEIC", "c.avif"):
+        (tmp_path / name).touch()
+    message = (
+        f"2 image(s) in '{tmp_path}' are of formats that are not read, and are left out; the first is "
+        f"'{tmp_path / 'b.HEIC'}'. Convert them to JPEG or PNG."
+    )
+    with pytest.warns(MultiLabelKitWarning, match=whole(message)):
+        images = find_images(tmp_path)
+    assert [path.name for path in images] == ["a.jpg"]
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "cat" / "1.jpg").touch()
+    (tmp_path / "cat" / "2.heic").touch()
+    with pytest.warns(MultiLabelKitWarning) as caught:
+        datasets.read_folders(tmp_path)
+    assert any("2.heic" in str(warning.message) or "3 image(s)" in str(warning.message) for warning in caught)
+
+
+def test_ids_without_an_ending_lead_to_the_pattern(tmp_path):
+    (tmp_path / "7.jpg").touch()
+    (tmp_path / "l.csv").write_text("image,sea\n7,1\n")
+    with pytest.raises(InputError, match=re.escape(ID_ADVICE)):
+        datasets.read_csv(tmp_path / "l.csv")
+
+
+def test_a_workbook_is_named(tmp_path):
+    path = tmp_path / "labels.csv"
+    path.write_bytes(b"PK\x03\x04 and more")
+    message = f"'{path}' is no text but an archive, such as a workbook of Excel. Save the table as CSV."
+    with pytest.raises(InputError, match=whole(message)):
+        datasets.read_csv(path)
+
+
+def test_coco_in_the_wrong_reader_is_named(tmp_path):
+    path = tmp_path / "instances.json"
+    path.write_text('{"images": [], "annotations": [], "categories": []}')
+    message = f"'{path}' is a file of COCO's. Read it with read_coco(path, images=...)."
+    with pytest.raises(InputError, match=whole(message)):
+        datasets.read_json(path)
+
+
+def test_boxes_are_no_labels(tmp_path):
+    (tmp_path / "a.jpg").touch()
+    (tmp_path / "a.txt").write_text("0 0.5 0.5 0.25 0.25\n")
+    message = (
+        f"'{tmp_path / 'a.txt'}', line 1: '0 0.5 0.5 0.25 0.25' looks like a box of YOLO's, and no label. Write the "
+        "names of the classes instead."
+    )
+    with pytest.raises(InputError, match=whole(message)):
+        datasets.read_sidecar_files(tmp_path)

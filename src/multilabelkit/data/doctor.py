@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from PIL import Image
+from threadpoolctl import threadpool_limits
 from tqdm.auto import tqdm
 
 from multilabelkit.checks import Check, Choice, Constraint, Interval, check_parameters, shorten
@@ -118,7 +119,8 @@ def check_data(
     cells = None if labels is None or len(labels) != len(images) else labels.to_numpy(np.float32)
     if cells is not None:
         images["n_labels"] = pd.array(np.count_nonzero(cells == 1, axis=1), dtype="Int64")
-        findings += _check_rows(images, cells)
+        names = [] if labels is None else list(labels.columns)
+        findings += _check_rows(images, cells) + _check_splits(images, cells, names)
     if duplicates:
         _group_images(images, facts)
         findings += _check_duplicates(images, cells)
@@ -169,7 +171,9 @@ def _scan_images(sources: Sequence[Any], *, duplicates: bool, num_workers: int |
     """Decode every image once, in threads; Ctrl-C waits only for those that are being decoded."""
     is_silent = not (verbose and (sys.stderr.isatty() or "ipykernel" in sys.modules))
     facts: list[_Facts] = []
-    with warnings.catch_warnings(), tqdm(total=len(sources), unit="image", leave=False, disable=is_silent) as bar:
+    # Products of small matrices: threads of their own within each of ours would only wait for each other.
+    bar = tqdm(total=len(sources), unit="image", leave=False, disable=is_silent)
+    with bar, threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's, about one image each
         for fact in map_in_threads(lambda s: _read_facts(s, duplicates=duplicates), sources, num_workers=num_workers):
             facts.append(fact)
@@ -261,6 +265,20 @@ def _check_rows(images: pd.DataFrame, cells: np.ndarray) -> list[Finding]:
         "unknown_labels": unknown.any(axis=1) & ~unknown.all(axis=1),
     }
     return _report_rows(images, masks, share=f"{unknown.mean():.1%}")
+
+
+def _check_splits(images: pd.DataFrame, cells: np.ndarray, names: list[Any]) -> list[Finding]:
+    """Find classes that are present in one split and in no image of another."""
+    positives = pd.DataFrame(cells == 1).groupby(images["split"].to_numpy()).sum()
+    missing = {split: np.flatnonzero((row == 0) & (positives.sum() > 0)) for split, row in positives.iterrows()}
+    examples = [
+        f"{shorten(names[place])} in no image of {split}" for split, places in missing.items() for place in places
+    ]
+    found = sorted({place for places in missing.values() for place in places})
+    if not found:
+        return []
+    total, classes = count_things(len(names), "class"), [names[place] for place in found]
+    return [create_finding("class_missing_in_split", len(found), total=total, examples=examples, classes=classes)]
 
 
 def _report_rows(images: pd.DataFrame, masks: dict[str, Any], **values: Any) -> list[Finding]:

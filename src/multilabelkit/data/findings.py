@@ -24,7 +24,7 @@ N_EXAMPLES, _N_PAIRS, _N_CLASSES, _MANY_LABELS, _WIDTH, _NAME_WIDTH = 5, 5, 20, 
 _CATALOGUE = """
 error unreadable_image
     {count} cannot be read.
-    Repair or remove them: training stops at the first.
+    Repair or remove them, or fit with on_bad_image="skip": as they are, training stops.
 error unusable_labels
     The labels cannot be used. {problem}
     Mend this and check again: labels are read up to the first such problem.
@@ -52,6 +52,9 @@ note near_duplicate
 warning class_without_positive
     {count} {are} present in no image.
     Nothing can be learnt of them: add images that show them, or leave the classes out.
+warning class_missing_in_split
+    {count} {are} present in some split, but in no image of another.
+    Nothing is learnt or measured of them there: split anew, so that each part has its share of every label.
 warning constant_class
     {count} {are} present in every image where they are known.
     Nothing can be learnt of them: add images without them, or leave the classes out.
@@ -272,8 +275,13 @@ def _find_folder(paths: pd.Series) -> str:
 def _write_finding(finding: Finding, folder: str) -> str:
     text = f"{finding.severity.upper()} {finding.kind}: {finding.message} {finding.advice}"
     examples = [example.replace(f"'{folder}", "'") if folder else example for example in finding.examples]
-    lines = [f"  - {_cut(example, _WIDTH - 4)}" for example in examples]
-    return "\n".join([textwrap.fill(text, _WIDTH, subsequent_indent="  ", break_on_hyphens=False), *lines])
+    lines = [_fill(f"  - {_cut(example, 3 * _WIDTH)}", indent="    ") for example in examples]
+    return "\n".join([_fill(text, indent="  "), *lines])
+
+
+def _fill(text: str, *, indent: str) -> str:
+    """Break a text into lines, but no path or name."""
+    return textwrap.fill(text, _WIDTH, subsequent_indent=indent, break_on_hyphens=False)
 
 
 def _cut(text: str, width: int) -> str:

@@ -108,6 +108,12 @@ def check_images(X: Any) -> list[Any]:
     >>> check_images(["a.jpg", "b.jpg"])
     ['a.jpg', 'b.jpg']
     """
+    if isinstance(X, (str, os.PathLike)) and os.path.isdir(X):
+        raise InputError(
+            f"X is a folder, {shorten(os.fspath(X))}; pass the paths of its images, "
+            "sorted(Path(folder).glob('*.jpg')), or the paths and labels that a reader such as datasets.read_folders "
+            "returns."
+        )
     if isinstance(X, (str, os.PathLike)):
         raise InputError(
             f"X is a single path, {shorten(os.fspath(X))}; pass a list of paths: [{shorten(os.fspath(X))}]."
@@ -390,7 +396,7 @@ def explain_failure(source: Any, error: BaseException) -> str:
     words = str(error) or type(error).__name__
     if path is not None or isinstance(source, _ENCODED):
         return f"the {'file is' if path is not None else 'bytes are'} damaged or unsupported ({words})"
-    return f"it cannot be read ({words})" if isinstance(source, str) else words
+    return f"it cannot be read ({type(error).__name__}: {words})" if isinstance(source, str) else words
 
 
 def _find_file_trouble(path: str, error: BaseException) -> str | None:

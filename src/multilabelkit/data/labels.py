@@ -287,7 +287,9 @@ def _read_rows(rows: list[Any], known: list[Label] | None, label_sep: str | None
             first_rows.setdefault(label, place)
     if known is None:
         _refuse_letters(rows, cells, first_rows)
-    _refuse_joined(first_rows, known or [], label_sep)
+    texts = [row for row in rows if isinstance(row, str)]
+    is_mistaken = label_sep is not None and bool(texts) and not any(label_sep in text for text in texts)
+    _refuse_joined(first_rows, known or [], None if is_mistaken else label_sep)
     names = _learn_names(first_rows) if known is None else known
     _refuse_unseen(first_rows, names, "row")
     place_of = {name: place for place, name in enumerate(names)}

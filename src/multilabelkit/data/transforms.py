@@ -209,9 +209,12 @@ def apply_transform(transform: Callable[[Any], Any], pixels: np.ndarray, *, seed
     image = tv_tensors.Image(torch.from_numpy(pixels.transpose(2, 0, 1).copy(order="C")))  # (C, H, W)
     with _SeededRandomness(seed):
         result = transform(image)
-    is_image = (
-        isinstance(result, torch.Tensor) and result.ndim == 3 and result.shape[0] == len(image) and result.numel() > 0
-    )
+    if not isinstance(result, torch.Tensor):
+        raise InputError(
+            f"The 'augment' transform {shorten(transform)} must return an image tensor. Got {type(result).__name__}; "
+            "end a transform that gives PIL images with torchvision.transforms.v2.ToImage()."
+        )
+    is_image = result.ndim == 3 and result.shape[0] == len(image) and result.numel() > 0
     if is_image and result.is_floating_point() and float(result.min()) >= 0 and float(result.max()) <= 1:
         result = (result * 255).round().to(torch.uint8)
     if not is_image or result.dtype != torch.uint8:
@@ -223,9 +226,7 @@ def apply_transform(transform: Callable[[Any], Any], pixels: np.ndarray, *, seed
     return result.permute(1, 2, 0).numpy()
 
 
-def _describe_result(result: Any) -> str:
-    if not isinstance(result, torch.Tensor):
-        return type(result).__name__
+def _describe_result(result: torch.Tensor) -> str:
     limits = f" from {float(result.min()):g} to {float(result.max()):g}" if result.numel() else ""
     return f"a tensor of shape {tuple(result.shape)}, {result.dtype}{limits}"
 

@@ -8,7 +8,14 @@ from typing import Any, NamedTuple
 
 from multilabelkit.checks import Choice, check_parameters
 from multilabelkit.data.labels import as_indicator
-from multilabelkit.datasets.listings import IMAGE_SUFFIXES, check_folder, create_bunch, find_files, join_names
+from multilabelkit.datasets.listings import (
+    IMAGE_SUFFIXES,
+    check_folder,
+    create_bunch,
+    find_files,
+    join_names,
+    warn_of_other_formats,
+)
 from multilabelkit.errors import InputError, warn
 
 __all__ = ["read_folders"]
@@ -34,6 +41,9 @@ class _ClassFolder(NamedTuple):
 
 def read_folders(folder: str | os.PathLike, *, return_X_y: bool = False) -> Any:
     """Read images that lie in one folder per class, so that each has exactly one label.
+
+    It is for classes that exclude each other. An image that was copied into the folders of several classes is read as
+    several images, each without the other labels: write such labels in a table, and use `read_csv`.
 
     The class folders lie in `folder` itself (``cat/1.jpg``), or in folders of splits in it (``train/cat/1.jpg``)
     that are all called train, training, val, valid, validation, test or testing. Images are files with the ending of
@@ -87,6 +97,7 @@ def read_folders(folder: str | os.PathLike, *, return_X_y: bool = False) -> Any:
     """
     check_parameters("read_folders", {"return_X_y": return_X_y}, {"return_X_y": [Choice((True, False))]})
     top = check_folder(folder)
+    warn_of_other_formats(top, recursive=True)
     images_of = {place: find_files(place.path, IMAGE_SUFFIXES, recursive=True) for place in _list_class_folders(top)}
     classes = sorted({place.path.name for place in images_of})
     labels = [place.path.name for place, images in images_of.items() for _ in images]

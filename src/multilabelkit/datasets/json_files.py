@@ -185,6 +185,8 @@ def _read_entries(source: Path, *, image_key: str | None, labels_key: str | None
         raise InputError(f"'{source}' holds {shorten(data)}, but no image. {_LAYOUTS}")
     if isinstance(data, dict) and _is_one_image(data, image_key, labels_key):
         data, places = [data], ["the only object"]
+    if isinstance(data, dict) and data.keys() >= {"images", "annotations", "categories"}:
+        raise InputError(f"'{source}' is a file of COCO's. Read it with read_coco(path, images=...).")
     if isinstance(data, dict):
         return _Entries(list(data), list(data.values()), [f"the entry {shorten(name)}" for name in data])
     if isinstance(data[0], dict):

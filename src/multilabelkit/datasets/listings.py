@@ -16,13 +16,20 @@ from sklearn.utils import Bunch
 from multilabelkit.checks import shorten
 from multilabelkit.data.images import find_local_path
 from multilabelkit.data.labels import as_indicator
-from multilabelkit.errors import InputError
+from multilabelkit.errors import InputError, warn
 
 # The file name endings under which the formats that `decode_image` reads are found.
 IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm"}
 )
+_ID_ADVICE = " A name without an ending may be an id: pass pattern='{id}.jpg' or the like."
 _WINDOWS_PATH = re.compile(r"[A-Za-z]:[\\/]|\\\\")  # absolute; other systems would take it for a name in a folder
+
+
+# Images that people have and that are not read.
+OTHER_SUFFIXES = frozenset(
+    {".heic", ".heif", ".avif", ".jp2", ".j2k", ".jxl", ".psd", ".dng", ".cr2", ".nef", ".arw", ".tga", ".svg", ".dcm"}
+)
 
 
 def create_bunch(
@@ -124,9 +131,20 @@ def _sort_by_number(entry: os.DirEntry) -> tuple[list[str | int], str]:
 def find_images(folder: Path, *, recursive: bool = False) -> list[Path]:
     """Return the images of a folder in the order of `find_files`, or raise InputError if there is none."""
     images = find_files(folder, IMAGE_SUFFIXES, recursive=recursive)
+    warn_of_other_formats(folder, recursive=recursive)
     if not images:
         raise InputError(f"'{folder}' holds no image; images are files that end in .jpg, .png and the like.")
     return images
+
+
+def warn_of_other_formats(folder: Path, *, recursive: bool = False) -> None:
+    """Warn of images that are left out because their format is not read."""
+    others = find_files(folder, OTHER_SUFFIXES, recursive=recursive)
+    if others:
+        warn(
+            f"{len(others)} image(s) in '{folder}' are of formats that are not read, and are left out; the first is "
+            f"'{others[0]}'. Convert them to JPEG or PNG."
+        )
 
 
 def is_image_name(name: str) -> bool:
@@ -232,14 +250,15 @@ def find_missing(paths: Sequence[str]) -> list[int]:
 
 def _explain_missing(path: str) -> str:
     """Say what may be wrong with the name of an image, or nothing."""
+    hint = "" if is_image_name(path) else _ID_ADVICE
     if os.sep == "/" and "\\" in path:
         return " It is written as on Windows; here, / stands between folders."
     folder, name = os.path.split(str(find_local_path(path)))
     plain = _fold_name(name)
     for other in sorted(_list_names(folder or os.curdir)):
         if plain in (_fold_name(other), _fold_name(os.path.splitext(other)[0])) and is_image_name(other):
-            return f" Beside it lies '{other}', whose name differs in its ending, capitals or accents."
-    return ""
+            return f" Beside it lies '{other}', whose name differs in its ending, capitals or accents.{hint}"
+    return hint
 
 
 def _fold_name(name: str) -> str:
@@ -257,8 +276,11 @@ def _list_names(folder: str) -> set[str]:
 
 def read_text(path: Path) -> str:
     """Return a text of UTF-8, with or without a byte order mark, or name the line that is something else."""
+    data = path.read_bytes()
+    if data.startswith(b"PK\x03\x04"):
+        raise InputError(f"'{path}' is no text but an archive, such as a workbook of Excel. Save the table as CSV.")
     try:
-        return path.read_bytes().decode("utf-8-sig")
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         raise InputError(f"'{path}', line {line} is not in UTF-8. Save the file in that encoding.") from None

@@ -327,10 +327,18 @@ def _read_labels(file: Path, *, label_sep: str | None, known: list[str] | None) 
     return list(labels)
 
 
+_BOX = re.compile(r"\d+(\s+-?[0-9.eE+-]+){4,}")  # a class number and at least two corners
+
+
 def _check_label(label: str, place: str, *, label_sep: str | None, known: list[str] | None) -> None:
     """Refuse a label that is not among the classes, or looks like several."""
     if known is not None and label in known:
         return
+    if _BOX.fullmatch(label):
+        raise InputError(
+            f"{place}: {shorten(label)} looks like a box of YOLO's, and no label. Write the names of the classes "
+            "instead."
+        )
     mark = next((mark for mark in "|;," if mark in label and label_sep is None), None)
     if mark is not None:
         raise InputError(
