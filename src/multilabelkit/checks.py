@@ -82,6 +82,9 @@ class Check:
 
 Constraint = Choice | Interval | Check
 
+# A separator, a name, a key.
+NON_EMPTY = Check(lambda value: isinstance(value, str) and value != "", "a non-empty string")
+
 RANDOM_STATE: list[Constraint] = [
     Interval(int, 0, 2**32 - 1),
     Choice((None,)),

@@ -139,3 +139,5 @@ def test_locate_error_finds_the_rows_among_all_images():
     assert located.reasons == ("why", "so")
     assert str(located).startswith("Cannot decode 2 of 5 images in X; the first is 'b' at row 1: why.")
     assert locate_error(error, ["x"]) is error
+    nameless = ImageDecodeError("no", paths=["<ndarray>"], rows=[0], reasons=["why"])
+    assert locate_error(nameless, [GREY, GREY]) is nameless  # whichever it was

@@ -44,13 +44,11 @@ def forget_frames(error: ImageDecodeError) -> ImageDecodeError:
     return error.with_traceback(None)
 
 
-def check_decodable(
-    sources: Sequence[Any], decode: Callable[[Any], Any], *, num_workers: int, where: str = "X", advice: str = ""
-) -> None:
+def check_decodable(sources: Sequence[Any], decode: Callable[[Any], Any], *, num_workers: int) -> None:
     """Try every image and raise one ImageDecodeError that lists all those that fail, with their rows."""
     failures = find_undecodable(sources, decode, num_workers=num_workers)
     if failures:
-        raise describe_failures(failures, n_images=len(sources), where=where, advice=advice)
+        raise describe_failures(failures, n_images=len(sources))
 
 
 def check_files_exist(sources: Sequence[Any], *, where: str = "X") -> None:
@@ -86,8 +84,11 @@ def _count_failures(failures: Failures, n_images: int, where: str) -> str:
 
 
 def locate_error(error: ImageDecodeError, sources: Sequence[Any]) -> ImageDecodeError:
-    """Return an error about some of the sources with their rows among all of them."""
-    row_of = {describe_source(source): row for row, source in reversed(list(enumerate(sources)))}
+    """Return an error about some of the sources with their rows among all of them, as far as names tell."""
+    row_of: dict[str, int] = {}
+    for row, source in enumerate(sources):
+        if isinstance(source, (str, os.PathLike)):  # others share a name, such as "<ndarray>"
+            row_of.setdefault(describe_source(source), row)
     found = [
         (row_of[path], ImageDecodeError(reason, paths=[path], rows=[row_of[path]], reasons=[reason]))
         for path, reason in zip(error.paths, error.reasons, strict=True)

@@ -18,7 +18,7 @@ from PIL import Image
 from threadpoolctl import threadpool_limits
 from tqdm.auto import tqdm
 
-from multilabelkit.checks import Check, Choice, Constraint, Interval, check_parameters, shorten
+from multilabelkit.checks import NON_EMPTY, Choice, Constraint, Interval, check_parameters, shorten
 from multilabelkit.data.duplicates import Sketch, group_duplicates, sketch_image
 from multilabelkit.data.findings import (
     LIMITS,
@@ -43,7 +43,7 @@ _MAX_PAIRED_CLASSES = 3000  # each table of all pairs takes 72 MB for so many
 _DECODED_SIDE = 64  # a JPEG is decoded no larger than this needs, which reads all of the file nevertheless
 
 _PARAMETERS: dict[str, list[Constraint]] = {
-    "label_sep": [Choice((None,)), Check(lambda value: isinstance(value, str) and value != "", "a non-empty string")],
+    "label_sep": [Choice((None,)), NON_EMPTY],
     "uncertain": [Choice((None, "missing", "positive", "negative"))],
     "duplicates": [Choice((True, False))],
     "num_workers": [Interval(int, 0), Choice((None,))],

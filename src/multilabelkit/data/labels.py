@@ -14,7 +14,7 @@ import pandas as pd
 from scipy import sparse
 from sklearn.preprocessing import MultiLabelBinarizer
 
-from multilabelkit.checks import Check, Choice, Constraint, check_parameters, shorten, suggest
+from multilabelkit.checks import NON_EMPTY, Choice, Constraint, check_parameters, shorten, suggest
 from multilabelkit.errors import InputError
 
 __all__ = ["as_indicator", "as_labels", "encode_labels"]
@@ -27,7 +27,7 @@ _ARRAYS = (np.ndarray, pd.Series, pd.Index, pd.api.extensions.ExtensionArray)
 _ROW_ADVICE = " Write [] for an image without labels, and a dict such as {'cat': None} where one is unknown."
 _UNCERTAIN = {"missing": math.nan, "positive": 1.0, "negative": 0.0}
 _PARAMETERS: dict[str, list[Constraint]] = {
-    "label_sep": [Choice((None,)), Check(lambda value: isinstance(value, str) and value != "", "a non-empty string")],
+    "label_sep": [Choice((None,)), NON_EMPTY],
     "uncertain": [Choice((None, *_UNCERTAIN))],
 }
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from multilabelkit.checks import Check, Choice, Constraint, Interval, check_parameters, shorten, suggest
+from multilabelkit.checks import NON_EMPTY, Check, Choice, Constraint, Interval, check_parameters, shorten, suggest
 from multilabelkit.data.labels import as_indicator
 from multilabelkit.datasets.listings import check_classes, create_bunch, locate_images
 from multilabelkit.datasets.tables import Table, find_column, parse_columns, read_table
@@ -21,7 +21,6 @@ from multilabelkit.errors import InputError
 __all__ = ["read_csv"]
 
 _PATH = Check(lambda value: isinstance(value, (str, os.PathLike)), "a path")
-_NAME = Check(lambda value: isinstance(value, str) and value != "", "a non-empty string")
 _SEPARATOR = Check(
     lambda value: isinstance(value, str) and len(value) == 1 and value.isascii() and value not in '"\r\n',
     "a single ASCII character, neither a quote nor a line break",
@@ -30,15 +29,15 @@ _SEPARATOR = Check(
 PARAMETERS: dict[str, list[Constraint]] = {
     "path": [_PATH],
     "images": [Choice((None,)), _PATH],
-    "label_sep": [Choice((None,)), _NAME],
+    "label_sep": [Choice((None,)), NON_EMPTY],
     "uncertain": [Choice((None, "missing", "positive", "negative"))],
     "check_files": [Choice((True, False))],
     "return_X_y": [Choice((True, False))],
 }
 _PARAMETERS: dict[str, list[Constraint]] = {
     **PARAMETERS,
-    "image_column": [Choice((None,)), _NAME],
-    "label_column": [Choice((None,)), _NAME],
+    "image_column": [Choice((None,)), NON_EMPTY],
+    "label_column": [Choice((None,)), NON_EMPTY],
     "pattern": [Check(lambda value: isinstance(value, str) and "{id}" in value, "a string with {id} in it")],
     "split": [Choice((None,)), _PATH],
     "sep": [Choice((None,)), _SEPARATOR],

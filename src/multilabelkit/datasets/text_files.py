@@ -8,7 +8,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from multilabelkit.checks import Check, Choice, Constraint, check_parameters, shorten, suggest
+from multilabelkit.checks import NON_EMPTY, Check, Choice, Constraint, check_parameters, shorten, suggest
 from multilabelkit.data.labels import as_indicator
 from multilabelkit.datasets.listings import (
     check_classes,
@@ -23,7 +23,7 @@ from multilabelkit.errors import InputError, warn
 __all__ = ["read_class_files", "read_sidecar_files"]
 
 _PARAMETERS: dict[str, list[Constraint]] = {
-    "label_sep": [Choice((None,)), Check(lambda value: isinstance(value, str) and value != "", "a non-empty string")],
+    "label_sep": [Choice((None,)), NON_EMPTY],
     "missing": [Choice(("error", "ignore"))],
     "pattern": [Check(lambda value: isinstance(value, str) and "{id}" in value, "a string with {id} in it")],
     "recursive": [Choice((True, False))],
