@@ -22,6 +22,7 @@ from multilabelkit.checks import (
 )
 from multilabelkit.errors import InputError, warn
 from multilabelkit.metrics import f1_score
+from multilabelkit.threshold_prior import combine_with_anchors, compute_anchors, move_towards, to_logit, to_proba
 
 __all__ = ["apply_thresholds", "fix_thresholds", "threshold_report", "tune_thresholds"]
 
@@ -29,11 +30,10 @@ OBJECTIVES = ("f1", "global")
 _CONSTRAINTS: dict[str, list[Constraint]] = {
     "objective": [Choice(OBJECTIVES)],
     "n_bootstraps": [Interval(int, 0)],
-    "shrink": [Interval(float, 0)],
+    "shrink": [Choice(("auto",)), Interval(float, 0)],
     "random_state": RANDOM_STATE,
 }
 _FEW = 5  # fewer positives than this do not pin a threshold down
-_TINY = 1e-7  # nearest to 0 and 1 that a threshold counts as when logits are averaged
 _N_BINS = 1024  # of the histogram that finds the stretch of scores to sort
 _N_NAMES = 20  # classes that a message lists before it gives a count
 
@@ -44,7 +44,7 @@ def tune_thresholds(
     *,
     objective: str = "f1",
     n_bootstraps: int = 20,
-    shrink: float = 5,
+    shrink: float | str = "auto",
     classes: Sequence[Any] | np.ndarray | None = None,
     random_state: int | np.random.RandomState | None = 0,
 ) -> np.ndarray:
@@ -53,8 +53,9 @@ def tune_thresholds(
     A sweep finds the midpoint between two neighbouring probabilities of known samples (or between 0 and the lowest)
     that gives a class its best F1; if several do, the one nearest to 0.5, then the lower. The best midpoint of few
     samples is largely luck, so that the threshold of a class is the mean of the sweeps of `n_bootstraps` resamples of
-    its samples, drawn towards the best threshold for all classes together as if that were the choice of `shrink`
-    further positives. Both means are taken of logits.
+    its samples, drawn towards a guess that takes its probabilities alone: half the best F1 to be expected of them,
+    once one sigmoid has calibrated all classes together. How far, all classes decide: wholly where chance explains why
+    theirs differ from the guesses, hardly where they truly differ. Means are taken of logits.
 
     Parameters
     ----------
@@ -67,8 +68,10 @@ def tune_thresholds(
         one threshold of the best micro-F1 over all known labels, by a plain sweep, which suits very few samples.
     n_bootstraps : int, default=20
         Resamples whose sweeps are averaged. 0 takes the plain sweep, exact on these samples and worse on others.
-    shrink : float, default=5
-        Weight of the global threshold, in positives: a class with 5 of them meets it half-way. 0 leaves it out.
+    shrink : float or "auto", default="auto"
+        "auto" draws towards the guesses; with fewer than 2 `n_bootstraps` it cannot tell chance, and does as 0 does. A
+        number draws towards the global threshold, as if that were the choice of so many further positives: with 5, a
+        class with 5 meets it half-way. 0 draws nowhere.
     classes : sequence of shape (n_classes,), default=None
         Names for the warnings; None uses the column numbers.
     random_state : int, RandomState instance or None, default=0
@@ -90,6 +93,11 @@ def tune_thresholds(
         If a class has no known positive (it gets the global threshold, or 0.5 if no class has one), and if a class
         has fewer than 5.
 
+    References
+    ----------
+    Z. Lipton, C. Elkan and B. Naryanaswamy, "Optimal Thresholding of Classifiers to Maximize F1 Measure", 2014.
+    B. Efron and C. Morris, "Data Analysis Using Stein's Estimator and its Generalizations", 1975.
+
     Examples
     --------
     >>> y_true = np.array([[1, 0], [0, 0], [1, 1]] * 5)
@@ -97,7 +105,7 @@ def tune_thresholds(
     >>> tune_thresholds(y_true, proba, n_bootstraps=0, shrink=0)
     array([0.275, 0.55 ])
     >>> tune_thresholds(y_true, proba).round(2)
-    array([0.28, 0.4 ])
+    array([0.27, 0.44])
     """
     given = {"objective": objective, "n_bootstraps": n_bootstraps, "shrink": shrink, "random_state": random_state}
     check_parameters("tune_thresholds", given, _CONSTRAINTS)
@@ -114,15 +122,9 @@ def tune_thresholds(
     scores = np.ascontiguousarray(proba.T)  # (c, n)
     if objective == "global":
         return np.full(n_classes, _sweep(kind.ravel(), scores.ravel()))
-    thresholds = np.full(n_classes, np.nan)
     seed = check_random_state(random_state).randint(2**31 - 1)
-    for place in np.flatnonzero(n_positive):
-        thresholds[place] = _average_sweeps(kind[place], scores[place], n_bootstraps, seed)
-    if shrink or not n_positive.all():
-        for_all = _sweep(kind.ravel(), scores.ravel())
-        thresholds[n_positive == 0] = for_all
-        own = n_positive > 0
-        thresholds[own] = _shrink(thresholds[own], for_all, shrink / (n_positive[own] + shrink))
+    shrink = 0 if shrink == "auto" and n_bootstraps < 2 else shrink
+    thresholds = _tune_by_class(kind, scores, n_positive, n_bootstraps, shrink, seed)
     for message in filter(None, [_describe_empty(names, n_positive, thresholds), _describe_few(names, n_positive)]):
         warn(message)
     return thresholds
@@ -268,32 +270,38 @@ def join_first(texts: Sequence[str]) -> str:
     return ", ".join(texts[:_N_NAMES]) + rest
 
 
+def _tune_by_class(kind, scores, n_positive, n_bootstraps, shrink, seed):
+    """Return the threshold of each class for the objective "f1"."""
+    thresholds, variance = np.full((2, len(kind)), np.nan)
+    own, is_auto = n_positive > 0, isinstance(shrink, str)
+    for place in np.flatnonzero(own):
+        thresholds[place], variance[place] = _average_sweeps(kind[place], scores[place], n_bootstraps, seed)
+    if is_auto:
+        noise = variance[own] + 1 / n_positive[own]  # resamples cannot show how little one or two positives tell
+        anchors = compute_anchors(kind, scores)[own]
+        thresholds[own] = to_proba(combine_with_anchors(to_logit(thresholds[own]), anchors, noise))
+    if not own.all() or (shrink and not is_auto):
+        for_all = _sweep(kind.ravel(), scores.ravel())
+        thresholds[~own] = for_all
+        if not is_auto:
+            thresholds[own] = move_towards(thresholds[own], for_all, shrink / (n_positive[own] + shrink))
+    return thresholds
+
+
 def _average_sweeps(kind, scores, n_bootstraps, seed):
-    """Return the mean of the best thresholds of resampled scores, or the best one of these scores with 0 resamples."""
+    """Return the mean of the best thresholds of resampled scores and the variance of their logits.
+
+    With 0 resamples that is the best threshold of these scores, and 0.
+    """
     if not n_bootstraps:
-        return _sweep(kind, scores)
+        return _sweep(kind, scores), 0.0
     known = np.flatnonzero(kind < 2)
     rows = known[np.lexsort((kind[known], scores[known]))]  # so that the order of the samples does not matter
     kind, scores = kind[rows], scores[rows]
     random = np.random.default_rng(seed)
     draws = (random.integers(len(rows), size=len(rows)) for _ in range(n_bootstraps))
-    swept = [_sweep(kind[draw], scores[draw]) for draw in draws if kind[draw].any()]
-    return _to_proba(_to_logit(np.array(swept)).mean()) if swept else _sweep(kind, scores)
-
-
-def _shrink(thresholds, target, weight):
-    """Move thresholds towards a target by a share of the way, measured in logits; a share of 0 changes nothing."""
-    moved = _to_proba((1 - weight) * _to_logit(thresholds) + weight * _to_logit(target))
-    return np.where(weight > 0, moved, thresholds)
-
-
-def _to_logit(proba):
-    proba = np.clip(proba, _TINY, 1 - _TINY)
-    return np.log(proba) - np.log1p(-proba)
-
-
-def _to_proba(logit):
-    return 1 / (1 + np.exp(-logit))
+    swept = to_logit(np.array([_sweep(kind[draw], scores[draw]) for draw in draws if kind[draw].any()]))
+    return (to_proba(swept.mean()), swept.var()) if len(swept) else (_sweep(kind, scores), 0.0)
 
 
 def _sweep(kind, scores):

@@ -1,0 +1,138 @@
+"""What to expect of a class's threshold before looking at the class, and how far to trust that (empirical Bayes)."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.optimize import minimize
+from scipy.special import expit, logit
+
+_TINY = 1e-7  # nearest to 0 and 1 that a number counts as when it becomes a logit
+_REACH = np.log1p(-_TINY) - np.log(_TINY)  # the largest logit there is
+_N_BINS = 2048  # of the histogram of logits, each less than 0.016 wide
+_MIN_SLOPE = 0.05  # of the calibration: it must keep the order of the probabilities
+
+
+def to_logit(proba):
+    """Return the logits of probabilities, those of 0 and 1 as if they lay a little inside."""
+    proba = np.clip(proba, _TINY, 1 - _TINY)
+    return np.log(proba) - np.log1p(-proba)
+
+
+def to_proba(logits):
+    """Return the probabilities of logits."""
+    return 1 / (1 + np.exp(-logits))
+
+
+def move_towards(thresholds, target, weight):
+    """Move thresholds towards a target by a share of the way, measured in logits; a share of 0 changes nothing."""
+    moved = to_proba((1 - weight) * to_logit(thresholds) + weight * to_logit(target))
+    return np.where(weight > 0, moved, thresholds)
+
+
+def compute_anchors(kind: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Guess the best threshold of each class from the probabilities of the class and the labels of all classes.
+
+    One sigmoid(a * logit + b), fitted to all known cells at once, calibrates the probabilities. Under calibrated
+    probabilities the best threshold is half the best F1 to be expected, which takes no label of the class itself.
+
+    Parameters
+    ----------
+    kind : ndarray of shape (n_classes, n_samples)
+        int16: 0 absent, 1 present, 2 unknown (left out).
+    scores : ndarray of shape (n_classes, n_samples)
+        Probabilities in [0, 1].
+
+    Returns
+    -------
+    anchors : ndarray of shape (n_classes,)
+        Logits on the scale of `scores`; NaN for a class without a known sample.
+
+    References
+    ----------
+    J. Platt, "Probabilistic Outputs for Support Vector Machines and Comparisons to Regularized Likelihood Methods",
+    1999. Z. Lipton, C. Elkan and B. Naryanaswamy, "Optimal Thresholding of Classifiers to Maximize F1 Measure", 2014.
+
+    Examples
+    --------
+    >>> kind = np.array([[0, 0, 1, 1], [0, 0, 0, 1]], dtype=np.int16)
+    >>> to_proba(compute_anchors(kind, np.array([[0.1, 0.3, 0.6, 0.8], [0.05, 0.1, 0.1, 0.3]]))).round(2)
+    array([0.36, 0.23])
+    """
+    slope, offset = _fit_sigmoid(sum(_bin_logits(*column) for column in zip(kind, scores, strict=True)))
+    anchors = np.full(len(kind), np.nan)
+    # Note: the bins are counted twice because those of all classes together may not fit in memory.
+    for place, column in enumerate(zip(kind, scores, strict=True)):
+        absent, present, total = _bin_logits(*column)
+        known = absent + present > 0
+        if known.any():
+            count = (absent + present)[known]
+            expected_f1 = _compute_expected_f1(expit(slope * total[known] / count + offset), count)
+            anchors[place] = (logit(expected_f1.max() / 2) - offset) / slope
+    return np.clip(anchors, -_REACH, _REACH)
+
+
+def combine_with_anchors(own: np.ndarray, anchors: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    """Weigh each class's own threshold against its anchor, by how much more the two differ than noise explains.
+
+    Parameters
+    ----------
+    own : ndarray of shape (n_classes,)
+        Logit of the threshold that each class's own samples favour.
+    anchors : ndarray of shape (n_classes,)
+        Logit expected without them.
+    noise : ndarray of shape (n_classes,)
+        Variance of `own` that is due to chance, > 0.
+
+    Returns
+    -------
+    combined : ndarray of shape (n_classes,)
+        Logits: the anchors where chance explains all differences, nearly `own` where they are far larger.
+
+    References
+    ----------
+    B. Efron and C. Morris, "Data Analysis Using Stein's Estimator and its Generalizations", 1975.
+
+    Examples
+    --------
+    >>> combine_with_anchors(np.array([2.0, -2.0]), np.zeros(2), np.ones(2))  # spread 4 - 1, so 3 / (3 + 1) own
+    array([ 1.5, -1.5])
+    >>> combine_with_anchors(np.array([0.9, -0.9]), np.zeros(2), np.ones(2))
+    array([0., 0.])
+    """
+    weight = 1 / (noise + noise.mean())
+    spread = max(0.0, np.average((own - anchors) ** 2 - noise, weights=weight))
+    return anchors + spread / (spread + noise) * (own - anchors)
+
+
+def _bin_logits(kind, scores):
+    """Return for each bin how many logits are absent and present, and their sum; shape (3, n_bins)."""
+    logits = to_logit(scores)
+    bins = ((logits + _REACH) * (_N_BINS / (2 * _REACH))).astype(np.int16)
+    place, size = kind * (_N_BINS + 1) + bins, 3 * (_N_BINS + 1)
+    absent, present, _ = np.bincount(place, minlength=size).reshape(3, -1)
+    total = np.bincount(place, weights=logits, minlength=size).reshape(3, -1)[:2].sum(axis=0)
+    return np.stack([absent, present, total])
+
+
+def _fit_sigmoid(binned):
+    """Return slope and offset of the calibration, held near 1 and 0 by a ridge where labels are few."""
+    absent, present, total = binned[:, binned[0] + binned[1] > 0]
+    logits = total / (absent + present)
+
+    def compute_loss(params):
+        margin = params[0] * logits + params[1]
+        loss = absent @ np.logaddexp(0, margin) + present @ np.logaddexp(0, -margin)
+        error = (absent + present) * expit(margin) - present
+        away = params - [1, 0]
+        return (loss + away @ away / 2) / scale, (np.array([error @ logits, error.sum()]) + away) / scale
+
+    scale = (absent + present).sum()
+    limits = [(_MIN_SLOPE, None), (None, None)]
+    options = {"ftol": 1e-15, "gtol": 1e-10}
+    return minimize(compute_loss, [1.0, 0.0], jac=True, method="L-BFGS-B", bounds=limits, options=options).x
+
+
+def _compute_expected_f1(proba, count):
+    """Return the expected F1 of cutting below each of the ascending calibrated probabilities."""
+    hits, predicted = np.cumsum((proba * count)[::-1]), np.cumsum(count[::-1])
+    return 2 * hits / (hits[-1] + predicted)
