@@ -12,6 +12,7 @@ from multilabelkit.data.images import decode_image
 from multilabelkit.data.loading import (
     PixelReader,
     count_batches,
+    create_generator,
     iterate_evaluation,
     iterate_training,
 )
@@ -29,16 +30,18 @@ def create_reader(sources=IMAGES, *, size=12, color_mode="rgb", pixel_cache="mem
     return PixelReader(sources, size=size, color_mode=color_mode, pixel_cache=pixel_cache)
 
 
-def train(reader, *, size=8, batch_size=5, augmentation=AUGMENTATIONS["standard"], seed=3, epoch=0, num_workers=0):
-    return iterate_training(
-        reader,
-        size=size,
-        batch_size=batch_size,
-        augmentation=augmentation,
-        seed=seed,
-        epoch=epoch,
-        num_workers=num_workers,
-    )
+def train(reader, **params):
+    defaults = {"size": 8, "batch_size": 5, "augmentation": AUGMENTATIONS["standard"]}
+    return iterate_training(reader, **(defaults | {"seed": 3, "epoch": 0, "num_workers": 0} | params))
+
+
+def collect_by_row(batches):
+    """Return the images that each row was shown as, in no particular order."""
+    images = {}
+    for batch in batches:
+        for row, pixels in zip(batch.rows.tolist(), batch.pixels.numpy(), strict=True):
+            images.setdefault(row, []).append(pixels)
+    return images
 
 
 def decoding_threads():
@@ -144,11 +147,11 @@ def test_iterate_evaluation_equals_a_plain_loop(num_workers, batch_size):
 def test_iterate_training_equals_a_plain_loop(num_workers, name):
     augmentation = AUGMENTATIONS[name]
     batches = list(train(create_reader(), augmentation=augmentation, epoch=4, num_workers=num_workers))
-    order = np.random.default_rng((3, 4)).permutation(23)
+    order = create_generator("order", 3, 4).permutation(23)
     np.testing.assert_array_equal(np.concatenate([batch.rows for batch in batches]), order)
     for batch in batches:
         for position, row in enumerate(batch.rows):
-            random = np.random.default_rng((3, 4, int(row)))
+            random = create_generator("augmentation", 3, 4, int(row), 0)
             pixels, factors = augment_pixels(resize_pixels(IMAGES[row], 12), 8, augmentation, random)
             np.testing.assert_array_equal(batch.pixels[position].numpy(), pixels)
             if name == "standard":
@@ -192,6 +195,61 @@ def test_iterate_training_differs_between_epochs_and_seeds():
     again = collect()
     np.testing.assert_array_equal(runs[0][0], again[0])
     assert torch.equal(runs[0][1], again[1])
+
+
+@pytest.mark.parametrize("num_workers", WORKERS)
+def test_rows_of_an_epoch_are_shown_as_often_as_asked(num_workers):
+    rows = np.array([4, 4, 4, 0, 22, 22, 7])
+    batches = list(train(create_reader(), rows=rows, batch_size=3, num_workers=num_workers))
+    assert sorted(np.concatenate([batch.rows for batch in batches])) == sorted(rows)
+    assert [len(batch.rows) for batch in batches] == [3, 2, 2]
+
+
+def test_the_order_of_given_rows_is_drawn_by_seed_and_epoch():
+    rows = np.array([9, 9, 1, 5, 5, 5, 2, 0])
+    batches = train(create_reader(), rows=rows, epoch=4)
+    order = create_generator("order", 3, 4).permutation(8)
+    np.testing.assert_array_equal(np.concatenate([batch.rows for batch in batches]), rows[order])
+
+
+@pytest.mark.parametrize("augmentation", [AUGMENTATIONS["standard"], None], ids=["standard", "none"])
+def test_rows_named_once_each_are_the_plain_epoch(augmentation):
+    plain = list(train(create_reader(size=8), augmentation=augmentation))
+    named = list(train(create_reader(size=8), augmentation=augmentation, rows=np.arange(23)))
+    for batch, other in zip(plain, named, strict=True):
+        np.testing.assert_array_equal(batch.rows, other.rows)
+        assert torch.equal(batch.pixels, other.pixels)
+
+
+def test_a_repeated_row_is_shown_as_in_the_plain_epoch_and_then_otherwise():
+    plain = collect_by_row(train(create_reader(), epoch=2))
+    repeated = collect_by_row(train(create_reader(), epoch=2, rows=np.array([3, 8, 3, 3, 8])))
+    assert {row: len(images) for row, images in repeated.items()} == {3: 3, 8: 2}
+    for row, images in repeated.items():
+        assert sum(np.array_equal(image, plain[row][0]) for image in images) == 1
+        assert not any(np.array_equal(one, other) for one, other in itertools.combinations(images, 2))
+
+
+def test_the_number_of_workers_changes_no_repeated_row():
+    rows = np.array([3, 8, 3, 3, 8, 1, 1])
+    alone, threads = (list(train(create_reader(), rows=rows, batch_size=2, num_workers=n)) for n in (0, 5))
+    for batch, other in zip(alone, threads, strict=True):
+        np.testing.assert_array_equal(batch.rows, other.rows)
+        assert torch.equal(batch.pixels, other.pixels)
+        assert torch.equal(batch.factors, other.factors)
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        ([5], [0]),
+        ([2, 1, 0], [0, 0, 0]),
+        ([7, 7, 7], [0, 1, 2]),
+        ([3, 8, 3, 0, 3, 8], [0, 0, 1, 0, 2, 1]),
+    ],
+)
+def test_turns_number_the_times_that_a_row_stands_there(rows, expected):
+    assert loading._count_turns(np.array(rows)).tolist() == expected
 
 
 @pytest.mark.parametrize(("pixel_cache", "expected"), [("memory", 23), (None, 46)])

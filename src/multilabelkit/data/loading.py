@@ -28,6 +28,8 @@ from multilabelkit.data.threads import map_in_threads
 from multilabelkit.data.transforms import Augmentation, augment_pixels, resize_pixels
 from multilabelkit.errors import ImageDecodeError
 
+_PURPOSES = ("order", "augmentation", "mixing")  # what random numbers are drawn for
+
 
 class Batch(NamedTuple):
     """Some images on their way to the network."""
@@ -203,28 +205,48 @@ def iterate_training(
     seed: int,
     epoch: int,
     num_workers: int,
+    rows: np.ndarray | None = None,
 ) -> Generator[Batch, None, None]:
     """Yield all images in a random order, augmented.
 
     The order depends on (seed, epoch) and each image's augmentation on (seed, epoch, row): the number of workers
     changes nothing. Batches differ in size by one image at most, because a last batch of one would upset batch norm.
+    `rows` are the images of the epoch if they are not all, each once; one that stands there twice is augmented twice.
     """
-    order = np.random.default_rng((seed, epoch)).permutation(len(reader.sources))
+    chosen = np.arange(len(reader.sources)) if rows is None else rows
+    order = create_generator("order", seed, epoch).permutation(len(chosen))
     parts = np.array_split(order, count_batches(len(order), batch_size))
+    turns = _count_turns(chosen)
 
-    def load(rows: np.ndarray) -> Batch:
+    def load(places: np.ndarray) -> Batch:
         if augmentation is None:
-            return _load_evaluation(reader, rows)
+            return _load_evaluation(reader, chosen[places])
         pixels, factors = [], []
-        for row in rows:
-            random = np.random.default_rng((seed, epoch, int(row)))
+        for row, turn in zip(chosen[places].tolist(), turns[places].tolist(), strict=True):
+            random = create_generator("augmentation", seed, epoch, row, turn)
             image, factor = augment_pixels(reader.read(row), size, augmentation, random)
             pixels.append(image)
             factors.append(factor)
         changed = torch.from_numpy(np.stack(factors)) if augmentation.jitter else None
-        return Batch(rows, torch.from_numpy(np.stack(pixels)), changed)
+        return Batch(chosen[places], torch.from_numpy(np.stack(pixels)), changed)
 
     return _run_ahead(load, parts, num_workers=num_workers)
+
+
+def create_generator(purpose: str, *numbers: int) -> np.random.Generator:
+    """Create the random numbers of one purpose; those of another are others, whatever the numbers."""
+    return np.random.default_rng((_PURPOSES.index(purpose), *numbers))
+
+
+def _count_turns(rows: np.ndarray) -> np.ndarray:
+    """Number the times that each row stands there: 0 for the first, 1 for the second."""
+    order = np.argsort(rows, kind="stable")
+    is_first = np.ones(len(rows), dtype=bool)
+    is_first[1:] = rows[order][1:] != rows[order][:-1]
+    start = np.maximum.accumulate(np.where(is_first, np.arange(len(rows)), 0))
+    turns = np.empty(len(rows), dtype=np.int64)
+    turns[order] = np.arange(len(rows)) - start
+    return turns
 
 
 def _load_evaluation(reader: PixelReader, rows: np.ndarray, n_threads: int = 1) -> Batch:
