@@ -96,6 +96,10 @@ class PlainCNN(nn.Module):
         """Map images (B, C, S, S) to features (B, 128)."""
         return self.layers(images)
 
+    def forward_features(self, images: torch.Tensor) -> torch.Tensor:
+        """Map images (B, C, S, S) to the maps (B, 128, S / 8, S / 8) whose mean is the features."""
+        return self.layers[:-2](images)
+
 
 def _convolve(n_inputs: int, n_outputs: int, *, stride: int = 1) -> list[nn.Module]:
     convolution = nn.Conv2d(n_inputs, n_outputs, 3, stride=stride, padding=1, bias=False)
@@ -186,7 +190,7 @@ def create_backbone(
 def _create_timm(name, in_chans, image_size, pretrained, backbone_params) -> nn.Module:
     check_backbone_name(name)
     params = {"num_classes": 0, "in_chans": in_chans, **backbone_params}
-    if image_size is not None and _takes_image_size(name):
+    if image_size is not None and takes_image_size(name):
         params.setdefault("img_size", image_size)
     if pretrained is True:
         _check_downloadable(name)
@@ -208,7 +212,7 @@ def _create_timm(name, in_chans, image_size, pretrained, backbone_params) -> nn.
     return network
 
 
-def _takes_image_size(name: str) -> bool:
+def takes_image_size(name: str) -> bool:
     """Tell whether the model is built for one size, as vision transformers are, and must be told ours."""
     config = timm.get_pretrained_cfg(name, allow_unregistered=True)
     return bool(config and config.fixed_input_size)
