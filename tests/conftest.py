@@ -8,6 +8,14 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache_folder(tmp_path_factory):
+    """Features and pixels that fits keep belong to the tests, not to the user who runs them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MULTILABELKIT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def shared_data():
     """The folder with `data` and `weights`: that of MULTILABELKIT_DATA, or ../shared beside the repository."""

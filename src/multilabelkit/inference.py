@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -10,7 +11,7 @@ import torch
 from multilabelkit.data.images import InputSpec
 from multilabelkit.data.loading import Batch
 from multilabelkit.data.transforms import to_network_input
-from multilabelkit.errors import InputError
+from multilabelkit.errors import InputError, MultiLabelKitError
 from multilabelkit.nn.network import Network
 
 
@@ -47,7 +48,7 @@ def choose_dtype(precision: str, device: torch.device) -> torch.dtype:
         else:
             fast = device.type == "cpu" and _cpu_has_bf16()
         return torch.bfloat16 if fast else torch.float32
-    return {"bf16": torch.bfloat16, "fp32": torch.float32}[precision]
+    return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision]
 
 
 def _cpu_has_bf16() -> bool:
@@ -62,10 +63,23 @@ def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
 
 
 def predict_logits(
-    network: Network, batches: Iterable[Batch], *, spec: InputSpec, device: torch.device, dtype: torch.dtype
+    network: Network,
+    batches: Iterable[Batch],
+    *,
+    spec: InputSpec,
+    device: torch.device,
+    dtype: torch.dtype,
+    flip: bool = False,
 ) -> np.ndarray:
-    """Return the logits of all images, (n_samples, n_classes) float32, in the order of the batches."""
-    return _run(network, network, batches, spec=spec, device=device, dtype=dtype)
+    """Return the logits of all images, (n_samples, n_classes) float32, in the order of the batches.
+
+    With `flip`, they are the mean of those of each image and of its left-right mirror image.
+    """
+
+    def average(images: torch.Tensor) -> torch.Tensor:
+        return (network(images) + network(images.flip(3))) / 2
+
+    return _run(network, average if flip else network, batches, spec=spec, device=device, dtype=dtype)
 
 
 def embed(
@@ -73,6 +87,13 @@ def embed(
 ) -> np.ndarray:
     """Return the features of all images, (n_samples, n_features) float32, in the order of the batches."""
     return _run(network, network.embed, batches, spec=spec, device=device, dtype=dtype)
+
+
+def extract_features(
+    network: Network, batches: Iterable[Batch], *, spec: InputSpec, device: torch.device, dtype: torch.dtype
+) -> np.ndarray:
+    """Return the features that the head wants of all images, (n_samples, F) or (n_samples, N, F) float32, in order."""
+    return _run(network, network.compute_features, batches, spec=spec, device=device, dtype=dtype)
 
 
 def _run(network, function, batches, *, spec, device, dtype) -> np.ndarray:
@@ -92,3 +113,23 @@ def _run(network, function, batches, *, spec, device, dtype) -> np.ndarray:
 def sigmoid(logits: np.ndarray) -> np.ndarray:
     """Turn logits into probabilities, in float32 and without overflow."""
     return torch.sigmoid(torch.from_numpy(logits)).numpy()
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Turn logits into probabilities that sum to 1 in each row, in float32 and without overflow."""
+    return torch.softmax(torch.from_numpy(logits), dim=1).numpy()
+
+
+@contextmanager
+def explain_memory(*, batch_size: int, spec: InputSpec, device: torch.device) -> Iterator[None]:
+    """Turn torch's complaint that memory is used up into one that says which sizes to lower."""
+    try:
+        yield
+    except RuntimeError as error:  # torch.OutOfMemoryError is one; on a processor it is a plain one
+        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+            raise
+        raise MultiLabelKitError(
+            f"A batch of {batch_size} images of {spec.size}x{spec.size} pixels does not fit in the memory of "
+            f"{device.type!r}. Lower batch_size (accumulate=2 with half the batch_size trains alike), or image_size, "
+            "or take a smaller backbone."
+        ) from error

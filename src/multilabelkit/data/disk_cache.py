@@ -13,7 +13,7 @@ import shutil
 import socket
 import threading
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -328,17 +328,22 @@ def _make_room(root: Path, wanted: int, *, max_bytes: int, keep: Collection[Path
 
 def _remove_stale(root: Path) -> None:
     """Remove what killed processes left: temporary files, and pixels without digests."""
-    for path in root.glob("pixels-*/*.tmp"):
+    remove_abandoned(root.glob("pixels-*/*.tmp"))
+    for path in root.glob("pixels-*/*.pixels.npy"):
+        with contextlib.suppress(OSError):
+            digests = path.with_name(path.name.replace(".pixels.", ".digests."))
+            if not digests.exists() and time.time() - path.stat().st_mtime > _STALE_SECONDS:
+                path.unlink()
+
+
+def remove_abandoned(temporaries: Iterable[Path]) -> None:
+    """Remove temporary files, NAME.HOST.PROCESS.tmp, of processes that are no more."""
+    for path in temporaries:
         with contextlib.suppress(OSError, ValueError):
             host, process = path.name.split(".", 1)[1].removesuffix(".tmp").removesuffix(".digests").rsplit(".", 1)
             is_old = time.time() - path.stat().st_mtime > _STALE_SECONDS
             is_dead = not psutil.pid_exists(int(process)) if host == socket.gethostname() else is_old
             if is_dead:
-                path.unlink()
-    for path in root.glob("pixels-*/*.pixels.npy"):
-        with contextlib.suppress(OSError):
-            digests = path.with_name(path.name.replace(".pixels.", ".digests."))
-            if not digests.exists() and time.time() - path.stat().st_mtime > _STALE_SECONDS:
                 path.unlink()
 
 

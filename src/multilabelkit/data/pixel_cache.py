@@ -112,7 +112,7 @@ def create_pixel_cache(
     return MemoryCache(n_images, shape, max_bytes=room)
 
 
-def prepare_folder(folder: str | os.PathLike) -> Path:
+def prepare_folder(folder: str | os.PathLike, *, parameter: str = "pixel_cache") -> Path:
     """Make the folder of a cache, or raise InputError if it cannot be made or written."""
     path = Path(folder).expanduser()
     try:
@@ -121,8 +121,8 @@ def prepare_folder(folder: str | os.PathLike) -> Path:
             raise PermissionError(errno.EACCES, "writing there is not permitted")
     except OSError as error:
         raise InputError(
-            f"The pixel cache cannot be kept in '{path}': {error.strerror or error}. "
-            "Set pixel_cache to a folder that can be written, to 'auto', 'memory' or None."
+            f"The {parameter.replace('_', ' ')} cannot be kept in '{path}': {error.strerror or error}. "
+            f"Set {parameter} to a folder that can be written, to 'auto', 'memory' or None."
         ) from error
     return path
 
