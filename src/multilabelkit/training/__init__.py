@@ -1,5 +1,5 @@
 """Watching and stopping a training."""
 
-from multilabelkit.training.callbacks import Callback, Progress, TrainState
+from multilabelkit.training.callbacks import Callback, CSVLogger, Progress, TensorBoardLogger, TrainState
 
-__all__ = ["Callback", "Progress", "TrainState"]
+__all__ = ["CSVLogger", "Callback", "Progress", "TensorBoardLogger", "TrainState"]
