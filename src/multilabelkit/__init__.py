@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 # Public names and the module that holds each. They are imported on first use: `import multilabelkit` stays
 # light, and neither torch nor sklearn is loaded before something needs it.
 _NAMES = {
+    "ImageClassifier": "multilabelkit.exclusive",
     "MultiLabelImageClassifier": "multilabelkit.classifier",
     "as_indicator": "multilabelkit.data.labels",
     "as_labels": "multilabelkit.data.labels",
@@ -18,6 +19,7 @@ _NAMES = {
 _MODULES = ("datasets", "errors", "inspection", "metrics", "model_selection", "report", "thresholds", "training")
 
 __all__ = [
+    "ImageClassifier",
     "MultiLabelImageClassifier",
     "__version__",
     "as_indicator",
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from multilabelkit.classifier import MultiLabelImageClassifier
     from multilabelkit.data.doctor import check_data
     from multilabelkit.data.labels import as_indicator, as_labels
+    from multilabelkit.exclusive import ImageClassifier
 
 
 def __getattr__(name: str) -> Any:

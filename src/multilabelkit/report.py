@@ -27,7 +27,7 @@ from multilabelkit.thresholds import fix_thresholds, join_first, list_names
 
 __all__ = ["MultiLabelReport", "multilabel_report"]
 
-_WIDTH = 100  # columns of the text
+WIDTH = 100  # columns of the text
 _NAME_WIDTH = 36  # longest class name in the text
 
 
@@ -51,7 +51,7 @@ class MultiLabelReport:
     @property
     def text(self) -> str:
         """The report to read in a terminal: headline, table by class, averages, notes."""
-        parts = [_write_headline(self.averages), _write_table(self.table), _write_averages(self.averages, self.table)]
+        parts = [_write_headline(self.averages), write_table(self.table), _write_averages(self.averages, self.table)]
         return "\n\n".join(filter(None, [*parts, _write_notes(self.averages, self.table)]))
 
     def __str__(self) -> str:
@@ -79,7 +79,7 @@ class MultiLabelReport:
             `averages` is a dict by name; `classes` a list with one dict per class, its name under `class`.
         """
         rows = self.table.reset_index().to_dict(orient="records")
-        return {"averages": _to_plain(self.averages), "classes": [_to_plain(row) for row in rows]}
+        return {"averages": to_plain(self.averages), "classes": [to_plain(row) for row in rows]}
 
 
 def multilabel_report(
@@ -157,7 +157,7 @@ def multilabel_report(
 
 def _write_headline(averages: dict[str, Any]) -> str:
     names = {"macro_f1": "macro-F1", "micro_f1": "micro-F1", "mAP": "mAP"}
-    return " · ".join(f"{label} {_show(averages[name])}" for name, label in names.items())
+    return " · ".join(f"{label} {show_number(averages[name])}" for name, label in names.items())
 
 
 def _write_averages(averages: dict[str, Any], table: pd.DataFrame) -> str:
@@ -168,16 +168,16 @@ def _write_averages(averages: dict[str, Any], table: pd.DataFrame) -> str:
         "hamming_loss": "Hamming loss",
         "bce": "BCE",
     }
-    numbers = " · ".join(f"{label} {_show(averages[name])}" for name, label in names.items())
+    numbers = " · ".join(f"{label} {show_number(averages[name])}" for name, label in names.items())
     return f"{numbers}\n{averages['n_samples']} samples, {len(table)} classes"
 
 
-def _write_table(table: pd.DataFrame) -> str:
+def write_table(table: pd.DataFrame) -> str:
     """Align names to the left and numbers to the right, under their titles."""
     titles = ["class", *(title.replace("average_precision", "AP") for title in table.columns)]
     columns = [
-        [_shorten_name(name) for name in table.index],
-        *([_show(value) for value in table[title].tolist()] for title in table.columns),
+        [shorten_name(name) for name in table.index],
+        *([show_number(value) for value in table[title].tolist()] for title in table.columns),
     ]
     widths = [max(map(len, [title, *column])) for title, column in zip(titles, columns, strict=True)]
     rows = [titles, *zip(*columns, strict=True)]
@@ -199,19 +199,22 @@ def _write_notes(averages: dict[str, Any], table: pd.DataFrame) -> str:
             f"Note: no known positive in {len(empty)} of {len(table)} classes, which are left out of the mAP and count "
             f"as 0 in the macro-F1 (not at all if nothing is known of them): {join_first(empty)}."
         )
-    return "\n".join(textwrap.fill(note, _WIDTH) for note in notes)
+    return "\n".join(textwrap.fill(note, WIDTH) for note in notes)
 
 
-def _shorten_name(name: Any) -> str:
+def shorten_name(name: Any) -> str:
+    """Return a class name in one line, cut where it is long."""
     text = " ".join(str(name).split())
     return text if len(text) <= _NAME_WIDTH else f"{text[: _NAME_WIDTH - 1]}…"
 
 
-def _show(value: float) -> str:
+def show_number(value: float) -> str:
+    """Return a count as it is, a score with three digits, NaN as a dash."""
     if isinstance(value, int):
         return str(value)
     return "-" if math.isnan(value) else f"{value:.3f}"
 
 
-def _to_plain(values: Mapping[Any, Any]) -> dict[str, Any]:
+def to_plain(values: Mapping[Any, Any]) -> dict[str, Any]:
+    """Replace NaN, which JSON has not, by None."""
     return {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in values.items()}
