@@ -16,18 +16,25 @@ checks atomic
 data
 datasets
 metrics
+threshold_prior
 thresholds calibration rules
 stratification
 model_selection
 report
+exclusive_report
 nn storage
 inference
 features
 training
 embedder linear tuned
 parameters
+preparation
+prediction
+configuration
+network_training
 fitting
 saving
+estimator
 classifier exclusive
 export inspection cluster
 server
@@ -56,11 +63,15 @@ WITHOUT_TORCH = (
     "data.bad_images",
     "data.jpeg",
     "data.pixel_cache",
+    "data.feature_store",
+    "data.exclusive_labels",
+    "exclusive_report",
     "data.doctor",
     "data.findings",
     "data.duplicates",
     "datasets",
     "metrics",
+    "threshold_prior",
     "thresholds",
     "calibration",
     "rules",

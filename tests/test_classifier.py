@@ -18,14 +18,14 @@ from sklearn.exceptions import NotFittedError
 from torch import nn
 from torchvision.transforms import v2
 
-from multilabelkit import MultiLabelImageClassifier, as_labels, fitting, metrics
+from multilabelkit import MultiLabelImageClassifier, as_labels, fitting, metrics, prediction, preparation
 from multilabelkit.data import loading, pixel_cache
 from multilabelkit.data.images import decode_image, encode_png
 from multilabelkit.data.transforms import resize_pixels
 from multilabelkit.errors import ImageDecodeError, InputError, MultiLabelKitWarning
 from multilabelkit.report import MultiLabelReport
 from multilabelkit.thresholds import tune_thresholds
-from multilabelkit.training import Callback, loop
+from multilabelkit.training import Callback, labelled
 
 NAN = ", or set on_bad_image='nan' to have rows of NaN for what is bad"
 SKIP = ", or fit with on_bad_image='skip' to train without what is bad"
@@ -427,7 +427,7 @@ def test_a_cache_folder_spares_a_second_fit_all_decoding(fitted, shapes, paths, 
 
 
 def test_an_interrupted_fit_leaves_its_cache_to_the_next(shapes, paths, tmp_path):
-    classifier = create(max_epochs=2, pixel_cache=tmp_path / "pixels", callbacks=[_Interrupt("epoch")])
+    classifier = create(max_epochs=2, pixel_cache=tmp_path / "pixels", callbacks=[_Interrupt("epoch", epoch=1)])
     with pytest.raises(KeyboardInterrupt):
         classifier.fit(paths, shapes.target)
     names = sorted(path.name.split(".", 1)[1] for path in (tmp_path / "pixels").rglob("*.*") if path.is_file())
@@ -639,34 +639,52 @@ def test_verbose_zero_is_silent_and_one_speaks_on_stderr(shapes, capfd):
 
 
 class _Interrupt(Callback):
-    def __init__(self, hook):
-        self.hook = hook
+    def __init__(self, hook, epoch):
+        self.hook, self.epoch = hook, epoch
 
     def on_step_end(self, state):
-        if self.hook == "step" and state.epoch == 1:
+        if self.hook == "step" and state.epoch == self.epoch:
             raise KeyboardInterrupt
 
     def on_epoch_end(self, state):
-        if self.hook == "epoch" and state.epoch == 1:
+        if self.hook == "epoch" and state.epoch == self.epoch:
             raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize("hook", ["step", "epoch"])
 @pytest.mark.parametrize("warm_start", [False, True])
-def test_ctrl_c_leaves_the_classifier_as_it_was_and_no_thread(shapes, hook, warm_start):
+def test_ctrl_c_keeps_the_best_weights_says_so_and_leaves_no_thread(shapes, hook, warm_start):
     classifier = create(warm_start=warm_start, batch_size=4, num_workers=2).fit(shapes.images, shapes.target)
+    n_epochs = len(classifier.history_) if warm_start else 0
+    classifier.set_params(max_epochs=3, callbacks=[_Interrupt(hook, epoch=1)])
+    with pytest.raises(KeyboardInterrupt) as caught:
+        classifier.fit(shapes.images, shapes.target)
+    history = classifier.history_[n_epochs:]
+    assert len(history) == (1 if hook == "step" else 2)
+    maps = [row["valid_map"] for row in history]
+    best = max(range(len(maps)), key=lambda epoch: (maps[epoch], epoch)) + 1
+    assert str(caught.value) == (
+        "Fitting was interrupted in epoch 2 of 3. The classifier is fitted with the weights of epoch "
+        f"{best}, the best so far. To go on from there, call fit again after set_params(warm_start=True)."
+    )
+    assert len(classifier.thresholds_) == 3
+    assert classifier.predict(shapes.images).shape == (48, 3)
+    assert [thread.name for thread in threading.enumerate() if "multilabelkit" in thread.name] == []
+
+
+def test_ctrl_c_in_the_first_epoch_leaves_a_fitted_classifier_as_it_was(shapes):
+    classifier = create().fit(shapes.images, shapes.target)
     before, logits = dict(vars(classifier)), classifier.decision_function(shapes.images)
-    classifier.set_params(max_epochs=3, callbacks=[_Interrupt(hook)])
+    classifier.set_params(max_epochs=3, callbacks=[_Interrupt("step", epoch=0)])
     with pytest.raises(KeyboardInterrupt):
         classifier.fit(shapes.images, shapes.target[["triangle", "square", "circle"]])
     after = vars(classifier)
     assert all(after[name] is before[name] for name in before if name.endswith("_"))
     np.testing.assert_array_equal(classifier.decision_function(shapes.images), logits)
-    assert [thread.name for thread in threading.enumerate() if "multilabelkit" in thread.name] == []
 
 
-def test_ctrl_c_leaves_a_new_classifier_unfitted(shapes):
-    classifier = create(max_epochs=3, callbacks=[_Interrupt("epoch")])
+def test_ctrl_c_in_the_first_epoch_leaves_a_new_classifier_unfitted(shapes):
+    classifier = create(max_epochs=3, callbacks=[_Interrupt("step", epoch=0)])
     with pytest.raises(KeyboardInterrupt):
         classifier.fit(shapes.images, shapes.target)
     assert [name for name in vars(classifier) if name.endswith("_")] == []
@@ -952,14 +970,14 @@ def test_predict_names_a_parameter_with_which_images_cannot_be_read(fitted, shap
 
 
 def test_predict_looks_for_missing_files_before_it_decodes(fitted, paths, tmp_path, monkeypatch):
-    monkeypatch.setattr(fitting, "predict_logits", lambda *arguments, **options: pytest.fail("it has begun"))
+    monkeypatch.setattr(prediction, "predict_logits", lambda *arguments, **options: pytest.fail("it has begun"))
     with pytest.raises(ImageDecodeError, match="the file does not exist"):
         fitted.predict([*paths, tmp_path / "absent.png"])
 
 
 def test_a_cache_that_cannot_be_made_is_refused_before_any_work(shapes, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
-    monkeypatch.setattr(fitting, "find_undecodable", lambda *arguments, **options: pytest.fail("it has begun"))
+    monkeypatch.setattr(preparation, "find_undecodable", lambda *arguments, **options: pytest.fail("it has begun"))
     with pytest.raises(InputError, match=r"^The pixel cache cannot be kept in '.*file': File exists"):
         create(pixel_cache=tmp_path / "file", on_bad_image="skip").fit(shapes.images, shapes.target)
 
@@ -1066,7 +1084,7 @@ def forbid_training(monkeypatch):
     def fail(*arguments, **keywords):
         raise AssertionError("training began")
 
-    monkeypatch.setattr("multilabelkit.classifier.fit_network", fail)
+    monkeypatch.setattr("multilabelkit.fitting.fit_network", fail)
 
 
 def test_an_unseen_label_at_score_time_is_named(fitted, shapes):
@@ -1228,7 +1246,7 @@ def record_validation(monkeypatch):
         seen.append(valid[0])
         return fit_network(classifier, network, spec, train, valid, **settings)
 
-    monkeypatch.setattr("multilabelkit.classifier.fit_network", spy)
+    monkeypatch.setattr("multilabelkit.fitting.fit_network", spy)
     return seen
 
 
@@ -1246,13 +1264,13 @@ def test_warm_start_validates_on_the_same_images_whatever_the_random_state(shape
 
 def test_warm_start_draws_other_crops_and_another_order(shapes, monkeypatch):
     epochs = []
-    iterate_training = loop.iterate_training
+    iterate_training = labelled.iterate_training
 
     def spy(*args, **settings):
         epochs.append(settings["epoch"])
         return iterate_training(*args, **settings)
 
-    monkeypatch.setattr(loop, "iterate_training", spy)
+    monkeypatch.setattr(labelled, "iterate_training", spy)
     classifier = create(warm_start=True, max_epochs=2).fit(shapes.images, shapes.target)
     classifier.fit(shapes.images, shapes.target)
     assert epochs == [0, 1, 2, 3]
@@ -1309,8 +1327,10 @@ class Scores(nn.Module):
 
 def test_scores_of_an_own_network_are_computed_in_fp32_unless_asked(shapes, monkeypatch):
     seen = []
-    choose_dtype = fitting.choose_dtype
-    monkeypatch.setattr(fitting, "choose_dtype", lambda name, device: seen.append(name) or choose_dtype("fp32", device))
+    choose_dtype = prediction.choose_dtype
+    monkeypatch.setattr(
+        prediction, "choose_dtype", lambda name, device: seen.append(name) or choose_dtype("fp32", device)
+    )
     create(Scores, head=None).fit(shapes.images, shapes.target)
     create(Scores, head=None, precision="bf16").fit(shapes.images, shapes.target)
     create(TinyNetwork).fit(shapes.images, shapes.target)

@@ -15,9 +15,18 @@ EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
 @pytest.mark.filterwarnings("ignore::multilabelkit.errors.MultiLabelKitWarning")
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
-def test_example_runs(path, capsys):
+def test_example_runs(path, capsys, monkeypatch):
+    monkeypatch.delenv("MULTILABELKIT_DATA", raising=False)  # on photographs they take minutes
     runpy.run_path(str(path), run_name="__main__")
     assert "False" not in capsys.readouterr().out  # the examples print whether a loaded model agrees
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::multilabelkit.errors.MultiLabelKitWarning")
+def test_fine_tuning_runs_on_photographs(shared_data, capsys, monkeypatch):
+    monkeypatch.setenv("MULTILABELKIT_DATA", str(shared_data))
+    runpy.run_path(str(ROOT / "examples" / "fine_tune.py"), run_name="__main__")
+    assert "False" not in capsys.readouterr().out
 
 
 def test_quickstart_learns_the_shapes():

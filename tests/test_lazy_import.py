@@ -91,3 +91,21 @@ def test_unknown_name_is_an_attribute_error_that_names_it():
         _ = multilabelkit.Classifier
     with pytest.raises(ImportError, match=r"^cannot import name 'Classifier' from 'multilabelkit'"):
         from multilabelkit import Classifier  # noqa: F401
+
+
+def test_a_loaded_model_predicts_without_what_only_other_rooms_need(shapes, tmp_path):
+    from multilabelkit import MultiLabelImageClassifier
+
+    fast = {"image_size": 32, "max_epochs": 1, "validation_fraction": None, "verbose": 0, "random_state": 0}
+    classifier = MultiLabelImageClassifier("plain_cnn", **fast).fit(shapes.images, shapes.target)
+    classifier.save(tmp_path / "model")
+    loaded = run_fresh(
+        "import sys\n"
+        "from multilabelkit import MultiLabelImageClassifier\n"
+        "from multilabelkit.datasets import make_shapes\n"
+        f"classifier = MultiLabelImageClassifier.load({str(tmp_path / 'model')!r})\n"
+        "assert classifier.predict(make_shapes(2).images).shape == (2, 3)\n"
+        "heavy = {'matplotlib', 'sklearn.model_selection', 'fastapi', 'onnx', 'captum', 'ray', 'tensorboard'}\n"
+        "print(sorted(heavy & set(sys.modules)))\n"
+    )
+    assert loaded == "[]\n"

@@ -75,14 +75,31 @@ def whole(message):
         ({"pretrained": None}, "True or False, or a path", "None"),
         ({"pretrained": 1}, "True or False, or a path", "1"),
         ({"backbone_params": [("a", 1)]}, "None or a dict", "[('a', 1)]"),
-        ({"head": "mlp"}, "'linear' or None", "'mlp'"),
+        ({"head": "mpl"}, "'linear', 'mlp', 'attention', 'ml_decoder' or None", "'mpl'"),
+        ({"head_params": 3}, "None or a dict", "3"),
+        ({"missing_labels": "drop"}, "'ignore' or 'negative'", "'drop'"),
+        (
+            {"feature_cache": "disk"},
+            "'auto', 'memory' or None, or the path of a folder, such as './features'",
+            "'disk'",
+        ),
+        ({"trainable": "none"}, "'head' or 'all', or a share of the layers, or a dict of these by epoch", "'none'"),
+        ({"loss_params": []}, "None or a dict", "[]"),
+        ({"class_weight": "equal"}, "'balanced' or None, or a dict by class, one number per class", "'equal'"),
+        ({"sampler": "rare"}, "'repeat_factor', 'oversample' or None", "'rare'"),
+        ({"clip_norm": 0}, "a number > 0, or None", "0"),
+        ({"accumulate": 0}, "an integer >= 1", "0"),
+        ({"patience": 0}, "an integer >= 1, or None", "0"),
+        ({"refit": 1}, "True or False", "1"),
+        ({"tta": "vflip"}, "'hflip' or None", "'vflip'"),
         ({"dropout": 1}, "a number >= 0 and < 1", "1"),
         ({"head_first": "yes"}, "True or False", "'yes'"),
-        ({"learning_rate": 0}, "a number > 0", "0"),
-        ({"backbone_lr_factor": -1}, "a number > 0", "-1"),
+        ({"learning_rate": 0}, "a number > 0, or 'auto'", "0"),
+        ({"backbone_lr_factor": -1}, "a number > 0, or a pair (stem, body) > 0", "-1"),
+        ({"backbone_lr_factor": (1, 0)}, "a number > 0, or a pair (stem, body) > 0", "(1, 0)"),
         ({"weight_decay": -0.1}, "a number >= 0", "-0.1"),
         ({"max_epochs": 0}, "an integer >= 1", "0"),
-        ({"batch_size": 0.5}, "an integer >= 1", "0.5"),
+        ({"batch_size": 0.5}, "an integer >= 1, or None", "0.5"),
         ({"ema": 1.0}, "a number >= 0 and < 1, or None", "1.0"),
         ({"warm_start": None}, "True or False", "None"),
         ({"validation_fraction": 0}, "a number > 0 and < 1, or None", "0"),
@@ -91,7 +108,7 @@ def whole(message):
         ({"thresholds": None}, "'f1' or 'global', or a number, one per class, a dict by class", "None"),
         ({"device": "gpu"}, "'auto' or the name of a torch device", "'gpu'"),
         ({"device": None}, "'auto' or the name of a torch device", "None"),
-        ({"precision": "fp16"}, "'auto', 'bf16' or 'fp32'", "'fp16'"),
+        ({"precision": "fp8"}, "'auto', 'bf16', 'fp16' or 'fp32'", "'fp8'"),
         ({"num_workers": -1}, "an integer >= 0, or None", "-1"),
         ({"random_state": -1}, "an integer >= 0 and <= 4294967295, or None, or a numpy RandomState", "-1"),
         ({"verbose": None}, "an integer >= 0, or True or False", "None"),
@@ -109,8 +126,9 @@ def test_a_wrong_parameter_is_named_before_anything_else_happens(parameters, mus
 
 
 def test_every_parameter_but_the_classes_is_in_the_table():
-    """The classes are checked with the labels."""
-    assert set(inspect.signature(BaseImageClassifier).parameters) - {"classes"} == set(parameters._PARAMETERS)
+    """The classes are checked with the labels, the others where they are turned into what does the work."""
+    elsewhere = {"classes", "loss", "mixup", "monitor", "optimizer", "schedule"}
+    assert set(inspect.signature(BaseImageClassifier).parameters) - elsewhere == set(parameters._PARAMETERS)
 
 
 @pytest.mark.parametrize(

@@ -140,6 +140,38 @@ def test_a_transform_is_not_saved_and_this_is_said(shapes, tmp_path):
     assert loaded.augment == "standard"
 
 
+@pytest.mark.parametrize(
+    ("parameters", "what"),
+    [
+        ({"loss": torch.nn.HuberLoss(reduction="none")}, "function"),
+        ({"monitor": lambda y_true, proba: float(proba.mean())}, "function"),
+        ({"optimizer": torch.optim.Adagrad}, "class"),
+    ],
+    ids=["loss", "monitor", "optimizer"],
+)
+def test_code_that_only_a_fit_needs_is_not_saved_and_this_is_said(shapes, tmp_path, parameters, what):
+    (name,) = parameters
+    saved = Classifier("small_cnn", **FAST, **parameters).fit(shapes.images, shapes.target)
+    message = (
+        f"The {what} in the {name!r} parameter is not saved, because it may hold code: predictions do not need it, but "
+        "set it again before the loaded classifier is fitted further."
+    )
+    with pytest.warns(MultiLabelKitWarning, match=f"^{re.escape(message)}$"):
+        saved.save(tmp_path / "model")
+    loaded = Classifier.load(tmp_path / "model")
+    assert getattr(loaded, name) == getattr(Classifier(), name)
+    assert_same(saved, loaded, shapes.images)
+
+
+def test_the_second_history_and_the_rate_survive(shapes, tmp_path):
+    saved = Classifier("small_cnn", refit=True, learning_rate=2e-3, **FAST).fit(shapes.images, shapes.target)
+    saved.save(tmp_path / "model")
+    loaded = Classifier.load(tmp_path / "model")
+    assert loaded.refit_history_ == saved.refit_history_
+    assert loaded.learning_rate_ == 2e-3
+    assert loaded.images_key_ == saved.images_key_
+
+
 def test_the_config_is_plain_json_that_a_person_can_read(model):
     config = read_config(model)
     assert config["format"] == "multilabelkit"
@@ -192,6 +224,26 @@ def test_the_config_is_plain_json_that_a_person_can_read(model):
         ({"precision": "fp32", "learning_rate": 1e-4}, {"precision": "fp32", "learning_rate": 1e-4}),
         ({"validation_fraction": None}, {"validation_fraction": None}),
         ({"backbone_params": {}}, {"backbone_params": {}}),
+        ({"trainable": {0: 0.5, 1: "all"}, "max_epochs": 2}, {"trainable": {0: 0.5, 1: "all"}}),
+        ({"class_weight": {"circle": 2.0}}, {"class_weight": {"circle": 2.0}}),
+        (
+            {"sampler": "oversample", "sampler_params": {"frequencies": {"circle": 0.7}}},
+            {"sampler_params": {"frequencies": {"circle": 0.7}}},
+        ),
+        ({"head": "mlp", "head_params": {"hidden": (8, 4)}}, {"head": "mlp", "head_params": {"hidden": [8, 4]}}),
+        ({"head": "attention"}, {"head": "attention"}),
+        (
+            {"head": "ml_decoder", "head_params": {"width": 16, "n_heads": 2, "feedforward": 8}},
+            {"head_params": {"width": 16, "n_heads": 2, "feedforward": 8}},
+        ),
+        ({"backbone_lr_factor": (0.1, 0.5)}, {"backbone_lr_factor": [0.1, 0.5]}),
+        (
+            {"schedule": "cosine", "schedule_params": {"warmup_epochs": 0.5}},
+            {"schedule_params": {"warmup_epochs": 0.5}},
+        ),
+        ({"tta": "hflip", "refit": True}, {"tta": "hflip", "refit": True}),
+        ({"mixup": {"mixup_alpha": 0.3}}, {"mixup": {"mixup_alpha": 0.3}}),
+        ({"batch_size": None, "clip_norm": 1.0, "accumulate": 2}, {"batch_size": None, "accumulate": 2}),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else None,
 )

@@ -2,48 +2,33 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
+import pandas as pd
 from sklearn.base import ClassifierMixin
+from sklearn.preprocessing import MultiLabelBinarizer
 from sklearn.utils.validation import check_is_fitted
-from torch import nn
 
 from multilabelkit import metrics
-from multilabelkit.checks import Interval, check_parameters, check_sample_weight
-from multilabelkit.data.bad_images import locate_error
+from multilabelkit.checks import Interval, check_parameters
 from multilabelkit.data.images import check_images
 from multilabelkit.data.labels import as_labels, encode_labels
-from multilabelkit.errors import ImageDecodeError
-from multilabelkit.fitting import (
-    check_groups,
-    check_same_length,
-    check_validation_data,
-    choose_usable_images,
-    choose_validation_rows,
-    compute_logits,
-    draw_seed,
-    fit_network,
-    keep_rows,
-    list_bad_images,
-    prepare_cache,
-    start_network,
-    warn_of_empty_classes,
-)
-from multilabelkit.inference import choose_device, sigmoid
-from multilabelkit.parameters import BaseImageClassifier, check_classifier, check_same_network, describe_network
+from multilabelkit.estimator import ImageEstimator
+from multilabelkit.inference import sigmoid
+from multilabelkit.prediction import compute_logits
+from multilabelkit.preparation import check_same_length
 from multilabelkit.report import MultiLabelReport, multilabel_report
-from multilabelkit.saving import load_classifier, save_classifier
+from multilabelkit.saving import describe_report, restore_report, restore_thresholds
 from multilabelkit.thresholds import apply_thresholds, fix_thresholds, threshold_report, tune_thresholds
+from multilabelkit.training.evaluation import LABELS
 
 if TYPE_CHECKING:
     from sklearn.utils import Tags
 
 
-class MultiLabelImageClassifier(ClassifierMixin, BaseImageClassifier):
+class MultiLabelImageClassifier(ClassifierMixin, ImageEstimator):
     """Classify images that carry any number of labels.
 
     `fit` takes images and labels, fine-tunes a network and tunes one decision threshold per class on images it did not
@@ -88,50 +73,116 @@ class MultiLabelImageClassifier(ClassifierMixin, BaseImageClassifier):
         fit in 4 GiB and in half of what is free. "auto": memory if all fit, else the user's cache folder
         (``MULTILABELKIT_CACHE`` moves it; 20 GiB at most). A path: this folder, which later fits and other processes
         share; images are found there by their content.
+    feature_cache : {"auto", "memory"}, path or None, default="auto"
+        *Images, rarely set.* Where features of the unchanged backbone are kept, which `head_first` and
+        ``trainable="head"`` work on: further fits and folds of a cross-validation find them by the content of the
+        images. "auto" is the user's cache folder (``MULTILABELKIT_CACHE`` moves it), "memory" this process.
     classes : sequence of str or int, default=None
         *Labels.* All classes in the wanted order, also those without an image. None learns them from y.
     label_sep : str, default=None
         *Labels.* Separator of labels given as one string an image, such as ``"|"`` for ``"sea|sunset"``.
+    missing_labels : {"ignore", "negative"}, default="ignore"
+        *Labels.* What unknown labels (NaN) are to the training loss: left out, or absent. Metrics and thresholds leave
+        them out in any case.
     pretrained : bool or path, default=True
         *Model, often set.* True starts from the weights that timm downloads, False from random ones, a path from a
         local checkpoint (safetensors, or a torch state dict). small_cnn, plain_cnn and your own networks have no
         weights to download: for them True changes nothing but `head_first`.
     backbone_params : dict, default=None
         *Model, rarely set.* Keywords for timm, or for the class or function given as `backbone`.
-    head : {"linear", None}, default="linear"
-        *Model.* What turns features into one score per class; None if your own network returns these scores itself.
-        With None, `dropout` and `head_first` have no effect, and precision="auto" is fp32.
+    head : {"linear", "mlp", "attention", "ml_decoder", None}, default="linear"
+        *Model.* What turns features into one score per class: a linear layer; several (``head_params``); attention over
+        the places of the image; ML-Decoder; or None if your own network returns these scores itself. With None,
+        `dropout` and `head_first` have no effect, and precision="auto" is fp32.
+    head_params : dict, default=None
+        *Model, rarely set.* Keywords of the head: "mlp" takes ``hidden`` (widths, such as ``(4096, 512)``) and
+        ``activation``; see :mod:`multilabelkit.nn.heads`.
     dropout : float in [0, 1), default=0.2
-        *Model.* Share of the features dropped before the linear head in training.
+        *Model.* Share of the features dropped before a linear layer of the head in training.
+    trainable : {"all", "head"}, float in (0, 1] or dict, default="all"
+        *Model, often set.* Which layers learn. "head": the backbone stays as it is and each image passes it once, so
+        that the epochs cost next to nothing; nothing is augmented or mixed then. A float opens that share of the
+        backbone's layers, from its output side. A dict opens more as epochs go by: ``{0: "head", 2: 0.6, 6: 0.7}``. The
+        batch-norm statistics of a frozen layer stay as they are, too.
     head_first : bool, default=True
         *Model.* Fit the head alone on features of the unchanged backbone before all is fine-tuned. It takes seconds and
         keeps good features good; it is left out where the backbone starts at random.
-    learning_rate : float, default=1e-3
-        *Optimiser, often set.* Peak rate of the head; AdamW with a one-cycle schedule.
-    backbone_lr_factor : float, default=0.5
-        *Optimiser.* The backbone learns at this share of `learning_rate`.
+    loss : {"auto", "bce", "focal", "asymmetric"} or callable, default="auto"
+        *Loss.* "auto" is binary cross-entropy. Probabilities of "focal" and "asymmetric" are no frequencies: let their
+        thresholds be tuned. A callable takes logits and targets (B, C) and returns one value per cell, per
+        image, or in all.
+    loss_params : dict, default=None
+        *Loss, rarely set.* Keywords of the loss, such as ``{"label_smoothing": 0.1}`` or ``{"gamma_neg": 2}``; see
+        :func:`multilabelkit.nn.losses.create_loss`.
+    class_weight : "balanced", dict, sequence or None, default=None
+        *Loss.* Weight of the positives of each class. "balanced" is absent / present, between 1 and 10.
+    sampler : {"repeat_factor", "oversample", None}, default=None
+        *Loss.* Show images of rare classes more often in an epoch: by the square root of how rare they are, or until
+        classes have given shares.
+    sampler_params : dict, default=None
+        *Loss, rarely set.* Keywords of the sampler; see :func:`multilabelkit.training.sampling.compute_repeats`.
+    mixup : {"mixup", "cutmix", "both", None} or dict, default=None
+        *Loss.* Train on blends of two images, whose labels are blended alike. A dict sets ``mixup_alpha``,
+        ``cutmix_alpha`` and ``probability``.
+    optimizer : str or class, default="adamw"
+        *Optimiser.* "adamw", "adam", "sgd" (momentum 0.9), any other name of timm's, or a torch optimiser class.
+    optimizer_params : dict, default=None
+        *Optimiser, rarely set.* Its further keywords, such as ``{"momentum": 0.8}``.
+    learning_rate : float or "auto", default=1e-3
+        *Optimiser, often set.* Peak rate of the head. "auto" tries rising rates first, see `find_learning_rate`.
+    backbone_lr_factor : float or (stem, body), default=0.5
+        *Optimiser.* The backbone learns at this share of `learning_rate`; a pair gives its first third a share of its
+        own.
     weight_decay : float, default=0.05
-        *Optimiser.* AdamW's decay of weight matrices; biases and normalisation layers have none.
+        *Optimiser.* Decay of weight matrices; biases and normalisation layers have none. The default is AdamW's; for
+        "sgd" and "adam", which add it to the gradient, 1e-4 is usual.
+    schedule : {"one_cycle", "cosine", "step", "exponential", "plateau", "constant"}, default="one_cycle"
+        *Optimiser.* How the rate goes up and down.
+    schedule_params : dict, default=None
+        *Optimiser, rarely set.* Keywords of the schedule, such as ``{"warmup_epochs": 1}``; see
+        :func:`multilabelkit.training.optim.create_schedule`.
+    clip_norm : float or None, default=None
+        *Optimiser, rarely set.* Longest gradient over all weights that is taken as it is; longer ones are cut.
     max_epochs : int, default=12
         *Optimiser, often set.* Passes over the training images.
-    batch_size : int, default=32
-        *Optimiser, often set.* Images in a step, and in a forward pass of predict.
-    ema : float in [0, 1) or None, default=0.99
-        *Optimiser.* Decay per step of the moving average of the weights, which is what predicts. None: no average.
+    batch_size : int or None, default=32
+        *Optimiser, often set.* Images in a step, and in a forward pass of predict. None takes all training images in
+        one step an epoch. With fewer than 16 and a pretrained backbone, batch norm keeps the statistics it came with.
+    accumulate : int, default=1
+        *Optimiser, rarely set.* Batches whose gradients are gathered for one step.
+    ema : float in [0, 1) or None, default=0.999
+        *Optimiser.* Decay per step of the moving average of the weights, which is what predicts; in short trainings it
+        is the average of the last tenth of the steps, or with `start_share` of all of them. None: no average.
+    start_share : "auto" or float in [0, 1), default="auto"
+        *Optimiser.* Share of the starting weights (backbone as it came, head fitted first) in those that predict:
+        weights on the line between start and end are better, and less sure of themselves, than the end. "auto" is 0.3
+        where a backbone given by its name starts from pretrained weights, else 0. It needs `head_first`.
     warm_start : bool, default=False
-        *Optimiser, rarely set.* A second fit goes on with the network of the first; the classes and the parameters that
-        shape the network must be the same. Given the same images, the same ones are set aside for validation; with
-        others, pass `validation_data` that no fit has trained on.
+        *Optimiser, rarely set.* A second fit goes on with the network of the first; the classes (but see `add_classes`)
+        and the parameters that shape the network must be the same. Given the same images, the same ones are set aside
+        for validation; with others, pass `validation_data` that no fit has trained on.
     validation_fraction : float in (0, 1) or None, default=0.15
-        *Stopping, often set.* Share of the images set aside, stratified by labels, to choose the best epoch (by mAP)
-        and the thresholds. None trains on all: the best epoch is that of the lowest training loss, and thresholds
-        are 0.5.
+        *Stopping, often set.* Share of the images set aside, stratified by labels, to choose the best epoch
+        (see `monitor`) and the thresholds. None trains on all: the best epoch is that of the lowest training loss, and
+        thresholds are 0.5.
+    monitor : str or callable, default="auto"
+        *Stopping, rarely set.* What the best epoch is chosen by: a column of ``history_`` ("valid_map",
+        "valid_macro_f1", "valid_loss", "train_loss", ...), or a function of (y_true, proba), higher being better.
+        "auto" is "valid_map", or "train_loss" without validation images.
+    patience : int or None, default=None
+        *Stopping.* Stop after so many epochs that are not better. Off by default: the one-cycle schedule is at its best
+        at its end.
     thresholds : {"f1", "global"}, float, sequence or dict, default="f1"
         *Decision, often set.* What is tuned on the validation images: the F1 of each class, or one threshold for all
         classes; or fixed values: a number for all classes, one per class, or a dict by class.
+    refit : bool, default=False
+        *Decision, often set.* Once thresholds are chosen, train anew on all images, those set aside too; it doubles the
+        time of fit.
+    tta : {"hflip", None}, default=None
+        *Decision.* Predict the mean of each image and its mirror image, for twice the time.
     device : str, default="auto"
         *Runtime.* A torch device; "auto" takes a GPU if there is one.
-    precision : {"auto", "bf16", "fp32"}, default="auto"
+    precision : {"auto", "bf16", "fp16", "fp32"}, default="auto"
         *Runtime.* What the backbone computes in; "auto" is bf16 where the processor multiplies it natively. The head,
         the loss and the weights are always fp32.
     num_workers : int, default=None
@@ -156,14 +207,22 @@ class MultiLabelImageClassifier(ClassifierMixin, BaseImageClassifier):
     history_ : list of dict
         One row per epoch: training and validation loss, mAP, F1, learning rate, seconds. ``pandas.DataFrame(history_)``
         makes a table of it.
+    refit_history_ : list of dict
+        The same of the second training with ``refit=True``.
+    learning_rate_ : float
+        The rate that was used.
     network_ : Network
         The trained torch module.
     network_params_ : dict
         The parameters that shaped it; what is set afterwards does not change it.
     input_spec_ : InputSpec
         The size, channels and scaling of its input.
+    validation_rows_ : ndarray of int or None
+        The positions in X of the images set aside. A further fit with warm_start on the same images sets these aside.
     split_seed_ : int
-        Seed of the validation part. A further fit with warm_start sets the same images aside.
+        Seed by which they were drawn.
+    images_key_ : str
+        A digest of the images, by which a further fit notices that it is given others.
 
     See Also
     --------
@@ -179,130 +238,7 @@ class MultiLabelImageClassifier(ClassifierMixin, BaseImageClassifier):
     (5, 3)
     """
 
-    def fit(
-        self,
-        X: Any,
-        y: Any,
-        *,
-        sample_weight: Any = None,
-        groups: Any = None,
-        validation_data: tuple[Any, Any] | None = None,
-    ) -> MultiLabelImageClassifier:
-        """Train the network and choose the thresholds.
-
-        Parameters
-        ----------
-        X : sequence of n_samples paths, URLs, encoded bytes, PIL images, arrays or tensors
-            Arrays are (H, W) or (H, W, 1|3|4): uint8, uint16, bool, or float in [0, 1]; tensors may have the channels
-            first. An array (n_samples, H, W[, C]) or a pandas column works too.
-        y : labels of n_samples images
-            A list of label lists, sets, strings or dicts, or a table of 0/1, -1/+1, with NaN for unknown; see
-            :func:`multilabelkit.as_indicator`.
-        sample_weight : array-like of shape (n_samples,), default=None
-            How much each image counts in the training loss.
-        groups : array-like of shape (n_samples,), default=None
-            Images of one group (a patient, a video) all go to training or all to validation. Without a validation part
-            of X, they have no effect.
-        validation_data : (X, y), default=None
-            Images to use in place of the validation part of X.
-
-        Returns
-        -------
-        self : MultiLabelImageClassifier
-
-        Raises
-        ------
-        InputError
-            If a parameter, an image or a label cannot be used; ``ImageDecodeError`` lists every bad image.
-        """
-        check_classifier(self)
-        sources = check_images(X)
-        going_on = self.warm_start and hasattr(self, "network_")
-        if going_on:
-            check_same_network(self)
-        targets, binarizer = encode_labels(
-            y, classes=self.classes_ if going_on else self.classes, label_sep=self.label_sep
-        )
-        check_same_length(sources, targets)
-        weight = check_sample_weight(sample_weight, len(sources))
-        if not isinstance(self.thresholds, str):
-            fix_thresholds(self.thresholds, classes=binarizer.classes_)
-        check_groups(groups, len(sources))
-        prepare_cache(self)
-        images = choose_usable_images(self, sources)
-        targets, weight, groups = keep_rows(images.rows, targets, weight, groups)
-        seed = draw_seed(self.random_state)
-        # The same images are set aside again: thresholds must not come from images that an earlier fit trained on.
-        split_seed = self.split_seed_ if going_on else seed
-        rows, valid, valid_images = self._set_validation_aside(
-            images, targets, groups, validation_data, binarizer.classes_, split_seed
-        )
-        if valid is None or not (isinstance(self.thresholds, str) and self.thresholds == "f1"):
-            warn_of_empty_classes(targets, binarizer.classes_)  # tuning by class says so itself
-        sources = images.list_sources()
-        train = ([sources[row] for row in rows], targets[rows], None if weight is None else weight[rows])
-        device = choose_device(self.device)
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):  # the caller's numbers stay as they were
-            torch.manual_seed(seed)
-            try:
-                network, spec = start_network(self, train[0], n_classes=targets.shape[1])
-                state, logits = fit_network(self, network, spec, train, valid, seed=seed, is_new=not going_on)
-            except ImageDecodeError as error:
-                list_bad_images(self, images)
-                if valid_images is not None:
-                    list_bad_images(self, valid_images)
-                raise locate_error(error, images.sources) from error
-        chosen = self._choose_thresholds(None if valid is None else valid[1], logits, binarizer.classes_)
-        # Only now, all at once: a fit that fails or is interrupted leaves the classifier as it was.
-        self.thresholds_, self.threshold_report_ = chosen
-        self.label_binarizer_, self.classes_ = binarizer, binarizer.classes_
-        self.network_, self.input_spec_ = network.eval(), spec
-        self.network_params_, self.split_seed_ = describe_network(self), split_seed
-        self.history_ = [*(self.history_ if going_on else ()), *state.history]
-        return self
-
-    def _set_validation_aside(self, images, targets, groups, validation_data, classes, seed):
-        """Return the rows to train on, the (sources, targets) to validate on, and the images of `validation_data`."""
-        everything = np.arange(len(targets))
-        if validation_data is not None:
-            valid_images, valid_targets = check_validation_data(self, validation_data, classes=classes)
-            return everything, (valid_images.list_sources(), valid_targets), valid_images
-        if self.validation_fraction is None:
-            return everything, None, None
-        rows, held_out = choose_validation_rows(targets, fraction=self.validation_fraction, groups=groups, seed=seed)
-        sources = images.list_sources()
-        return rows, ([sources[row] for row in held_out], targets[held_out]), None
-
-    def _choose_thresholds(self, valid_targets, logits, classes):
-        """Return the thresholds, and the report of what they rest on or None."""
-        is_tuned = isinstance(self.thresholds, str)
-        if logits is None:
-            return fix_thresholds(0.5 if is_tuned else self.thresholds, classes=classes), None
-        proba = sigmoid(logits)
-        if is_tuned:
-            thresholds = tune_thresholds(valid_targets, proba, objective=self.thresholds, classes=classes)
-        else:
-            thresholds = fix_thresholds(self.thresholds, classes=classes)
-        return thresholds, threshold_report(valid_targets, proba, thresholds, classes=classes)
-
-    def decision_function(self, X: Any) -> np.ndarray:
-        """Return the logits, (n_samples, n_classes) float32; higher means the class is more likely."""
-        check_is_fitted(self)
-        return compute_logits(self, X)
-
-    def predict_proba(self, X: Any) -> np.ndarray:
-        """Return the probability of each class.
-
-        Parameters
-        ----------
-        X : sequence of n_samples images, as for `fit`
-
-        Returns
-        -------
-        proba : ndarray of shape (n_samples, n_classes), float32
-            One row per image, in order. The classes do not exclude each other: rows need not sum to 1.
-        """
-        return sigmoid(self.decision_function(X))
+    _task = LABELS
 
     def predict(self, X: Any) -> np.ndarray:
         """Return 1 where a class is predicted and 0 elsewhere, (n_samples, n_classes) int64.
@@ -363,60 +299,61 @@ class MultiLabelImageClassifier(ClassifierMixin, BaseImageClassifier):
         return sigmoid(compute_logits(self, X, on_bad_image="raise"))
 
     def _encode(self, X: Any, y: Any) -> np.ndarray:
-        targets, _ = encode_labels(y, classes=self.classes_, label_sep=self.label_sep)
+        targets, _ = self._encode_labels(y, classes=self.classes_)
         check_same_length(check_images(X), targets)
         return targets
 
-    def save(self, path: str | os.PathLike) -> None:
-        """Write the fitted classifier as a folder of safe files, whole or not at all.
+    def _encode_labels(self, y: Any, *, classes: Any) -> tuple[np.ndarray, MultiLabelBinarizer]:
+        return encode_labels(y, classes=classes, label_sep=self.label_sep)
 
-        Parameters
-        ----------
-        path : path
-            The folder to make. One that holds a model is replaced; one that holds anything else is refused.
+    def _decode_targets(self, targets: np.ndarray, encoder: MultiLabelBinarizer) -> np.ndarray:
+        return targets if np.isnan(targets).any() else targets.astype(np.int64)
 
-        Raises
-        ------
-        InputError
-            If the folder cannot be written, or a parameter cannot be saved as data.
-        """
-        check_is_fitted(self)
-        save_classifier(self, path)
+    def _check_labels(self, classes: np.ndarray) -> None:
+        """Refuse parameters that do not fit the classes, before any work."""
+        if not isinstance(self.thresholds, str):
+            fix_thresholds(self.thresholds, classes=classes)
 
-    @classmethod
-    def load(
-        cls,
-        path: str | os.PathLike,
-        *,
-        backbone: nn.Module | Callable[..., nn.Module] | None = None,
-        device: str | torch.device = "auto",
-    ) -> MultiLabelImageClassifier:
-        """Read a classifier that `save` wrote; the folder cannot make this run any code.
+    def _tunes_by_class(self) -> bool:
+        return isinstance(self.thresholds, str) and self.thresholds == "f1"
 
-        Parameters
-        ----------
-        path : path
-        backbone : Module or callable, default=None
-            The network of your own that the model was trained with, or the class or function that makes it.
-        device : str, default="auto"
-            Where to predict.
+    def _choose_decision(self, valid_targets, logits, encoder: MultiLabelBinarizer) -> dict[str, Any]:
+        """Return the fitted attributes that turn probabilities into labels."""
+        classes, is_tuned = encoder.classes_, isinstance(self.thresholds, str)
+        fitted = {"label_binarizer_": encoder, "classes_": classes}
+        if logits is None:
+            thresholds = fix_thresholds(0.5 if is_tuned else self.thresholds, classes=classes)
+            return fitted | {"thresholds_": thresholds, "threshold_report_": None}
+        proba = self._task.to_proba(logits)
+        if is_tuned:
+            thresholds = tune_thresholds(valid_targets, proba, objective=self.thresholds, classes=classes)
+        else:
+            thresholds = fix_thresholds(self.thresholds, classes=classes)
+        report = threshold_report(valid_targets, proba, thresholds, classes=classes)
+        return fitted | {"thresholds_": thresholds, "threshold_report_": report}
 
-        Returns
-        -------
-        classifier : MultiLabelImageClassifier
-            Fitted. With ``set_params(warm_start=True)`` a further fit goes on from here.
+    def _describe_decision(self) -> dict[str, Any]:
+        """Return as plain data what `_restore_decision` needs."""
+        return {
+            "thresholds": self.thresholds_.tolist(),
+            "threshold_report": describe_report(self.threshold_report_),
+        }
 
-        Raises
-        ------
-        ModelFileError
-            If the folder is missing, damaged or made by a newer version.
-        InputError
-            If `backbone` is missing or not wanted, or there is no such device.
-        """
-        return load_classifier(cls, path, backbone=backbone, device=device)
+    def _restore_decision(self, config: Mapping[str, Any], classes: list) -> None:
+        self.label_binarizer_ = MultiLabelBinarizer(classes=classes).fit([])
+        self.classes_ = self.label_binarizer_.classes_
+        self.thresholds_ = restore_thresholds(config["thresholds"], classes)
+        self.threshold_report_ = restore_report(config["threshold_report"], classes)
 
-    def __sklearn_is_fitted__(self) -> bool:
-        return hasattr(self, "network_")
+    def _set_classes(self, classes: list) -> None:
+        """Take up new classes at the end; they have a threshold of 0.5 until they are learnt."""
+        n_new = len(classes) - len(self.classes_)
+        self.label_binarizer_ = MultiLabelBinarizer(classes=classes).fit([])
+        self.classes_ = self.label_binarizer_.classes_
+        self.thresholds_ = np.append(self.thresholds_, np.full(n_new, 0.5))
+        if self.threshold_report_ is not None:
+            self.threshold_report_ = self.threshold_report_.reindex(pd.Index(classes, name="class"))
+            self.threshold_report_["threshold"] = self.thresholds_
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
@@ -425,10 +362,6 @@ class MultiLabelImageClassifier(ClassifierMixin, BaseImageClassifier):
         tags.target_tags.multi_output = True
         tags.target_tags.two_d_labels = True
         tags.target_tags.single_output = False
-        tags.input_tags.two_d_array = False
-        tags.input_tags.three_d_array = True
-        tags.input_tags.string = True
-        tags.non_deterministic = self.random_state is None
         return tags
 
 

@@ -6,6 +6,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from types import FrameType
 
 _PACKAGE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "")
 
@@ -72,6 +73,12 @@ class MultiLabelKitWarning(UserWarning):
 def warn(message: str) -> None:
     """Warn with a MultiLabelKitWarning that points at the first line outside this package: the caller's own."""
     frame, level = sys._getframe(1), 2
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+    while frame.f_back is not None and _is_ours(frame):
         frame, level = frame.f_back, level + 1
     warnings.warn(message, MultiLabelKitWarning, stacklevel=level)
+
+
+def _is_ours(frame: FrameType) -> bool:
+    """Tell whether a frame is in this package, or in the decorator that scikit-learn's callbacks need around fit."""
+    module = str(frame.f_globals.get("__name__", ""))
+    return frame.f_code.co_filename.startswith(_PACKAGE) or module.startswith("sklearn.callback.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -16,11 +16,19 @@ from torch import nn
 
 from multilabelkit.checks import RANDOM_STATE, Check, Choice, Constraint, Interval, check_parameters, shorten
 from multilabelkit.data.images import COLOR_MODES, MAX_PIXELS, InputSpec
+from multilabelkit.data.mixing import create_mixing
 from multilabelkit.data.transforms import AUGMENTATIONS, RESIZES
 from multilabelkit.errors import InputError
+from multilabelkit.inference import choose_device
+from multilabelkit.nn.freezing import check_trainable
+from multilabelkit.nn.heads import HEADS, check_head_params
+from multilabelkit.nn.losses import Loss, create_loss
 from multilabelkit.nn.network import NORMALIZATIONS, Network
 from multilabelkit.thresholds import OBJECTIVES
 from multilabelkit.training.callbacks import Callback
+from multilabelkit.training.evaluation import Task
+from multilabelkit.training.optim import check_optimizer, check_schedule
+from multilabelkit.training.sklearn_callbacks import CallbackSupportMixin
 
 
 def _is_two_vectors(value: Any) -> bool:
@@ -54,8 +62,18 @@ def _is_device(value: Any) -> bool:
     return True
 
 
+_MAPPING = Check(lambda v: v is None or isinstance(v, Mapping), "None or a dict")
+
+
+def _is_pair_of_factors(value: Any) -> bool:
+    """Tell whether a value is (stem, body), two numbers > 0."""
+    factor = Interval(float, 0, open_low=True)
+    return isinstance(value, (list, tuple)) and len(value) == 2 and all(map(factor.accepts, value))
+
+
 # What each parameter may be. What another part must check anyway, before training starts, is checked there: classes by
-# encode_labels, the name of the backbone by timm's list, numbers as thresholds by fix_thresholds.
+# encode_labels, the name of the backbone by timm's list, numbers as thresholds by fix_thresholds, the loss by
+# create_loss, the optimiser and the schedule by their own checks.
 _PARAMETERS: dict[str, list[Constraint]] = {
     "backbone": [
         Check(lambda v: isinstance(v, (str, nn.Module)) or callable(v), "a name, a torch.nn.Module or a callable")
@@ -75,28 +93,53 @@ _PARAMETERS: dict[str, list[Constraint]] = {
         Choice(("auto", "memory", None)),
         Check(_is_folder, "the path of a folder, such as './pixels'"),
     ],
+    "feature_cache": [
+        Choice(("auto", "memory", None)),
+        Check(_is_folder, "the path of a folder, such as './features'"),
+    ],
     "label_sep": [
         Check(lambda v: v is None or (isinstance(v, str) and v != ""), "None or a string of at least one letter")
     ],
+    "missing_labels": [Choice(("ignore", "negative"))],
     "pretrained": [Choice((True, False)), Check(lambda v: isinstance(v, (str, os.PathLike)), "a path")],
-    "backbone_params": [Check(lambda v: v is None or isinstance(v, Mapping), "None or a dict")],
-    "head": [Choice(("linear", None))],
+    "backbone_params": [_MAPPING],
+    "head": [Choice((*HEADS, None))],
+    "head_params": [_MAPPING],
     "dropout": [Interval(float, 0, 1, open_high=True)],
+    "trainable": [
+        Choice(("head", "all")),
+        Check(lambda v: isinstance(v, (int, float, Mapping)), "a share of the layers, or a dict of these by epoch"),
+    ],
     "head_first": [Choice((True, False))],
-    "learning_rate": [Interval(float, 0, open_low=True)],
-    "backbone_lr_factor": [Interval(float, 0, open_low=True)],
+    "loss_params": [_MAPPING],
+    "class_weight": [
+        Choice(("balanced", None)),
+        Check(lambda v: v is not None and not isinstance(v, (str, bool)), "a dict by class, one number per class"),
+    ],
+    "sampler": [Choice(("repeat_factor", "oversample", None))],
+    "sampler_params": [_MAPPING],
+    "optimizer_params": [_MAPPING],
+    "learning_rate": [Interval(float, 0, open_low=True), Choice(("auto",))],
+    "backbone_lr_factor": [Interval(float, 0, open_low=True), Check(_is_pair_of_factors, "a pair (stem, body) > 0")],
     "weight_decay": [Interval(float, 0)],
+    "schedule_params": [_MAPPING],
+    "clip_norm": [Interval(float, 0, open_low=True), Choice((None,))],
     "max_epochs": [Interval(int, 1)],
-    "batch_size": [Interval(int, 1)],
+    "batch_size": [Interval(int, 1), Choice((None,))],
+    "accumulate": [Interval(int, 1)],
     "ema": [Interval(float, 0, 1, open_high=True), Choice((None,))],
+    "start_share": [Choice(("auto",)), Interval(float, 0, 1, open_high=True)],
     "warm_start": [Choice((True, False))],
     "validation_fraction": [Interval(float, 0, 1, open_low=True, open_high=True), Choice((None,))],
+    "patience": [Interval(int, 1), Choice((None,))],
     "thresholds": [
         Choice(OBJECTIVES),
         Check(lambda v: v is not None and not isinstance(v, (str, bool)), "a number, one per class, a dict by class"),
     ],
+    "refit": [Choice((True, False))],
+    "tta": [Choice(("hflip", None))],
     "device": [Check(_is_device, "'auto' or the name of a torch device")],
-    "precision": [Choice(("auto", "bf16", "fp32"))],
+    "precision": [Choice(("auto", "bf16", "fp16", "fp32"))],
     "num_workers": [Interval(int, 0), Choice((None,))],
     "random_state": RANDOM_STATE,
     "verbose": [Interval(int, 0), Choice((True, False))],
@@ -114,21 +157,36 @@ _RESERVED_PARAMS |= {"num_classes", "in_chans", "model_name"}
 
 
 # Parameters that shape the network: a fitted one keeps those it was made with, whatever is set afterwards.
-_NETWORK_PARAMS = ("backbone", "backbone_params", "head", "image_size", "color_mode", "resize", "normalization")
+_NETWORK_PARAMS = (
+    "backbone",
+    "backbone_params",
+    "head",
+    "head_params",
+    "image_size",
+    "color_mode",
+    "resize",
+    "normalization",
+)
 
 
 # Parameters that say how images are read, also for prediction.
-_READING_PARAMS = ("on_bad_image", "max_pixels", "decoder", "batch_size", "num_workers")
+_READING_PARAMS = ("on_bad_image", "max_pixels", "decoder", "batch_size", "tta", "num_workers")
 
 
-class BaseImageClassifier(BaseEstimator):
+class BaseImageClassifier(CallbackSupportMixin, BaseEstimator):
     """The parameters of every image classifier; see MultiLabelImageClassifier for what they mean."""
+
+    _task: ClassVar[Task]
 
     classes_: np.ndarray
     label_binarizer_: MultiLabelBinarizer
     thresholds_: np.ndarray
     threshold_report_: pd.DataFrame | None
     history_: list[dict[str, Any]]
+    refit_history_: list[dict[str, Any]]
+    learning_rate_: float
+    images_key_: str
+    validation_rows_: np.ndarray | None
     network_: Network
     network_params_: dict[str, Any]
     input_spec_: InputSpec
@@ -147,22 +205,43 @@ class BaseImageClassifier(BaseEstimator):
         max_pixels: int = MAX_PIXELS,
         decoder: str = "auto",
         pixel_cache: str | os.PathLike | None = "auto",
+        feature_cache: str | os.PathLike | None = "auto",
         classes: Sequence | None = None,
         label_sep: str | None = None,
+        missing_labels: str = "ignore",
         pretrained: bool | str | os.PathLike = True,
         backbone_params: Mapping[str, Any] | None = None,
         head: str | None = "linear",
+        head_params: Mapping[str, Any] | None = None,
         dropout: float = 0.2,
+        trainable: str | float | Mapping[int, Any] = "all",
         head_first: bool = True,
-        learning_rate: float = 1e-3,
-        backbone_lr_factor: float = 0.5,
+        loss: str | Callable[..., Any] = "auto",
+        loss_params: Mapping[str, Any] | None = None,
+        class_weight: Any = None,
+        sampler: str | None = None,
+        sampler_params: Mapping[str, Any] | None = None,
+        mixup: str | Mapping[str, float] | None = None,
+        optimizer: str | type = "adamw",
+        optimizer_params: Mapping[str, Any] | None = None,
+        learning_rate: float | str = 1e-3,
+        backbone_lr_factor: float | tuple[float, float] = 0.5,
         weight_decay: float = 0.05,
+        schedule: str = "one_cycle",
+        schedule_params: Mapping[str, Any] | None = None,
+        clip_norm: float | None = None,
         max_epochs: int = 12,
-        batch_size: int = 32,
-        ema: float | None = 0.99,
+        batch_size: int | None = 32,
+        accumulate: int = 1,
+        ema: float | None = 0.999,
+        start_share: float | str = "auto",
         warm_start: bool = False,
         validation_fraction: float | None = 0.15,
+        monitor: str | Callable[[Any, Any], float] = "auto",
+        patience: int | None = None,
         thresholds: Any = "f1",
+        refit: bool = False,
+        tta: str | None = None,
         device: str | torch.device = "auto",
         precision: str = "auto",
         num_workers: int | None = None,
@@ -180,28 +259,82 @@ class BaseImageClassifier(BaseEstimator):
         self.max_pixels = max_pixels
         self.decoder = decoder
         self.pixel_cache = pixel_cache
+        self.feature_cache = feature_cache
         self.classes = classes
         self.label_sep = label_sep
+        self.missing_labels = missing_labels
         self.pretrained = pretrained
         self.backbone_params = backbone_params
         self.head = head
+        self.head_params = head_params
         self.dropout = dropout
+        self.trainable = trainable
         self.head_first = head_first
+        self.loss = loss
+        self.loss_params = loss_params
+        self.class_weight = class_weight
+        self.sampler = sampler
+        self.sampler_params = sampler_params
+        self.mixup = mixup
+        self.optimizer = optimizer
+        self.optimizer_params = optimizer_params
         self.learning_rate = learning_rate
         self.backbone_lr_factor = backbone_lr_factor
         self.weight_decay = weight_decay
+        self.schedule = schedule
+        self.schedule_params = schedule_params
+        self.clip_norm = clip_norm
         self.max_epochs = max_epochs
         self.batch_size = batch_size
+        self.accumulate = accumulate
         self.ema = ema
+        self.start_share = start_share
         self.warm_start = warm_start
         self.validation_fraction = validation_fraction
+        self.monitor = monitor
+        self.patience = patience
         self.thresholds = thresholds
+        self.refit = refit
+        self.tta = tta
         self.device = device
         self.precision = precision
         self.num_workers = num_workers
         self.random_state = random_state
         self.verbose = verbose
         self.callbacks = callbacks
+
+    # What the two kinds of classifier do differently.
+
+    def _encode_labels(self, y: Any, *, classes: Any) -> tuple[np.ndarray, Any]:
+        """Return the targets (n_samples, n_classes), and what holds their ``classes_``."""
+        raise NotImplementedError
+
+    def _decode_targets(self, targets: np.ndarray, encoder: Any) -> np.ndarray:
+        """Return labels that scikit-learn's scorers take, from targets."""
+        raise NotImplementedError
+
+    def _check_labels(self, classes: np.ndarray) -> None:
+        """Refuse parameters that do not fit the classes, before any work."""
+
+    def _tunes_by_class(self) -> bool:
+        """Tell whether something is tuned for each class, which warns of classes without an image."""
+        return False
+
+    def _choose_decision(self, valid_targets: Any, logits: np.ndarray | None, encoder: Any) -> dict[str, Any]:
+        """Return the fitted attributes that turn scores into predictions."""
+        raise NotImplementedError
+
+    def _describe_decision(self) -> dict[str, Any]:
+        """Return these attributes as plain data."""
+        return {}
+
+    def _restore_decision(self, config: Mapping[str, Any], classes: list) -> None:
+        """Set these attributes from plain data."""
+        raise NotImplementedError
+
+    def _set_classes(self, classes: list) -> None:
+        """Take up new classes, which come after the old."""
+        raise NotImplementedError
 
 
 def check_classifier(classifier: BaseImageClassifier) -> None:
@@ -210,6 +343,56 @@ def check_classifier(classifier: BaseImageClassifier) -> None:
     check_parameters(owner, classifier.get_params(deep=False), _PARAMETERS)
     if isinstance(classifier.backbone, str):
         check_backbone_params(classifier.backbone_params or {})
+    check_trainable(classifier.trainable, max_epochs=classifier.max_epochs, has_head=classifier.head is not None)
+    check_head_params(classifier.head, classifier.head_params)
+    choose_loss(classifier)
+    check_monitor(classifier)
+    create_mixing(classifier.mixup)
+    check_optimizer(classifier.optimizer, classifier.optimizer_params, device=choose_device("auto"))
+    check_schedule(classifier.schedule, classifier.schedule_params, max_epochs=classifier.max_epochs)
+    if classifier.refit and classifier.warm_start:
+        raise InputError(
+            "refit=True trains on the validation images too, so that a further fit with warm_start=True could not be "
+            "judged on them. Set one of the two to False."
+        )
+
+
+def choose_loss(classifier: BaseImageClassifier, *, class_weight: np.ndarray | None = None) -> Loss:
+    """Return the loss that the parameters name, or refuse one that the kind of classifier does not have."""
+    own, names = classifier._task.loss, classifier._task.losses
+    loss = own if isinstance(classifier.loss, str) and classifier.loss == "auto" else classifier.loss
+    if not callable(loss) and not (isinstance(loss, str) and loss in names):
+        raise InputError(
+            f"The 'loss' parameter of {type(classifier).__name__} must be 'auto', {', '.join(map(repr, names))}, or a "
+            f"callable. Got {shorten(loss)} instead."
+        )
+    return create_loss(
+        loss,
+        loss_params=classifier.loss_params,
+        class_weight=class_weight,
+        missing_labels=classifier.missing_labels,
+    )
+
+
+def check_monitor(classifier: BaseImageClassifier, *, validates: bool = True) -> None:
+    """Refuse to watch what no epoch will have, or, once that is known, what is not there without validation images."""
+    monitor, columns = classifier.monitor, ("train_loss", *classifier._task.columns)
+    if callable(monitor):
+        name = shorten(monitor)
+    elif isinstance(monitor, str) and monitor in ("auto", "train_loss"):
+        return
+    elif isinstance(monitor, str) and monitor in columns:
+        name = repr(monitor)
+    else:
+        raise InputError(
+            f"The 'monitor' parameter of {type(classifier).__name__} must be 'auto', {', '.join(map(repr, columns))}, "
+            f"or a callable (y_true, proba). Got {shorten(monitor)} instead."
+        )
+    if not validates:
+        raise InputError(
+            f"monitor={name} needs validation images, and there are none. "
+            "Set validation_fraction, pass validation_data, or use monitor='train_loss'."
+        )
 
 
 def check_reading(classifier: BaseImageClassifier) -> None:
@@ -234,11 +417,18 @@ def describe_network(classifier: BaseImageClassifier) -> dict[str, Any]:
     return {name: value if name == "backbone" else copy.copy(value) for name, value in values.items()}
 
 
+def _is_same(value: Any, other: Any) -> bool:
+    """Tell whether two values mean the same; a list does what a tuple does, as after loading."""
+    if isinstance(value, Mapping) and isinstance(other, Mapping):
+        return value.keys() == other.keys() and all(_is_same(value[key], other[key]) for key in value)
+    return np.array_equal(np.array(value, dtype=object), np.array(other, dtype=object))
+
+
 def check_same_network(classifier: BaseImageClassifier) -> None:
     """Refuse to go on with a network that the present parameters would not make."""
     for name, fitted in classifier.network_params_.items():
         value = getattr(classifier, name)
-        if value is not fitted and not np.array_equal(np.array(value, dtype=object), np.array(fitted, dtype=object)):
+        if value is not fitted and not _is_same(value, fitted):
             raise InputError(
                 f"With warm_start=True a fit goes on with the fitted network, so the {name!r} parameter must stay "
                 f"{shorten(fitted)}. Got {shorten(value)}; set it back, or set warm_start=False to start anew."

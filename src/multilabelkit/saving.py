@@ -16,7 +16,6 @@ from typing import Any, TypeVar
 import numpy as np
 import pandas as pd
 import torch
-from sklearn.preprocessing import MultiLabelBinarizer
 from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
@@ -24,7 +23,7 @@ from multilabelkit.checks import shorten
 from multilabelkit.data.images import COLOR_MODES, InputSpec
 from multilabelkit.errors import InputError, ModelFileError, warn
 from multilabelkit.nn.backbones import create_backbone
-from multilabelkit.nn.heads import LinearHead
+from multilabelkit.nn.heads import create_head
 from multilabelkit.nn.network import Network, create_network
 from multilabelkit.parameters import BaseImageClassifier, check_classifier, describe_network
 from multilabelkit.storage import read_model, write_model
@@ -34,17 +33,21 @@ _MAX_SIZE = 10_000  # of an image side, and of any number for the backbone, in a
 _MAX_PIXELS = 10**9  # of an image that a loaded model would decode
 _MAX_REASON = 500  # letters
 
+_CACHES = ("pixel_cache", "feature_cache")  # folders of this machine
+_CODE_FOR_FITTING = {"augment": "transform", "loss": "function", "monitor": "function", "optimizer": "class"}
+
 Classifier = TypeVar("Classifier", bound=BaseImageClassifier)
 
 
 def save_classifier(classifier: BaseImageClassifier, path: str | os.PathLike) -> None:
     """Write a fitted classifier as a model folder."""
     parameters = classifier.get_params(deep=False) | classifier.network_params_
-    if callable(classifier.augment):
-        warn(
-            "The transform in the 'augment' parameter is not saved, because it may hold code: predictions do not need "
-            "it, but set it again before the loaded classifier is fitted further."
-        )
+    for name, what in _CODE_FOR_FITTING.items():
+        if callable(parameters[name]):
+            warn(
+                f"The {what} in the {name!r} parameter is not saved, because it may hold code: predictions do not need "
+                "it, but set it again before the loaded classifier is fitted further."
+            )
     is_own = not isinstance(parameters["backbone"], str)
     config = {
         "kind": type(classifier).__name__,
@@ -52,10 +55,14 @@ def save_classifier(classifier: BaseImageClassifier, path: str | os.PathLike) ->
         "own_backbone": _name_own(parameters["backbone"]) if is_own else None,
         "classes": _to_plain("classes", classifier.classes_),
         "input": vars(classifier.input_spec_) | {},
+        "n_features": _count_features(classifier.network_.head),
         "split_seed": classifier.split_seed_,
-        "thresholds": classifier.thresholds_.tolist(),
-        "threshold_report": _report_to_plain(classifier.threshold_report_),
+        "images_key": classifier.images_key_,
+        "validation_rows": _to_plain("validation_rows", classifier.validation_rows_),
+        "learning_rate": _to_plain("learning_rate", classifier.learning_rate_),
+        **classifier._describe_decision(),
         "history": _to_plain("history", classifier.history_),
+        "refit_history": _to_plain("history", classifier.refit_history_),
         "versions": {
             "python": platform.python_version(),
             **{name: importlib.metadata.version(name) for name in ("multilabelkit", "torch", "timm", "scikit-learn")},
@@ -66,9 +73,9 @@ def save_classifier(classifier: BaseImageClassifier, path: str | os.PathLike) ->
 
 def _is_data(name: str, value: Any) -> bool:
     """Tell whether a parameter can be written; those that only a fit needs may hold code, or name a place here."""
-    if name == "pixel_cache":
+    if name in _CACHES:
         return value in (None, "auto", "memory")
-    return name != "callbacks" and not (name in ("backbone", "augment") and callable(value))
+    return name != "callbacks" and not (callable(value) and (name == "backbone" or name in _CODE_FOR_FITTING))
 
 
 def _name_own(backbone: Any) -> str:
@@ -81,7 +88,7 @@ def _to_plain(name: str, value: Any) -> Any:
         return None  # its state is spent by the fit
     if isinstance(value, (os.PathLike, torch.device)):
         return str(value)
-    if isinstance(value, pd.Series) and name == "thresholds":
+    if isinstance(value, pd.Series) and name in ("thresholds", "class_weight"):
         value = value.to_dict()
     if isinstance(value, (np.ndarray, np.generic, pd.Series, pd.Index)):
         value = value.tolist()
@@ -99,7 +106,8 @@ def _to_plain(name: str, value: Any) -> Any:
     )
 
 
-def _report_to_plain(report: pd.DataFrame | None) -> dict[str, list] | None:
+def describe_report(report: pd.DataFrame | None) -> dict[str, list] | None:
+    """Return the report of the thresholds as plain data."""
     return None if report is None else {name: _to_plain(name, report[name].to_numpy()) for name in report.columns}
 
 
@@ -142,15 +150,15 @@ def _restore(kind, config, weights, *, backbone, device) -> Any:
     if isinstance(parameters["normalization"], list):
         mean, std = parameters["normalization"]
         parameters["normalization"] = (_to_tuple(mean), _to_tuple(std))
-    if isinstance(parameters["thresholds"], dict):  # JSON has turned the names into strings
-        names = {str(name): name for name in classes}
-        parameters["thresholds"] = {names.get(key, key): value for key, value in parameters["thresholds"].items()}
+    _restore_keys(parameters, classes)
     parameters["backbone"] = parameters["backbone"] if backbone is None else backbone
     parameters["device"] = device
     classifier = kind(**parameters)
     check_classifier(classifier)
-    if classifier.pixel_cache not in (None, "auto", "memory"):  # save writes no other, and a fit would write there
-        raise InputError(f"it names the folder {shorten(str(classifier.pixel_cache))}.")
+    for name in _CACHES:
+        folder = getattr(classifier, name)
+        if folder not in (None, "auto", "memory"):  # save writes no other, and a fit would write there
+            raise InputError(f"it names the folder {shorten(str(folder))}.")
     if classifier.max_pixels > _MAX_PIXELS:
         raise InputError(f"its max_pixels is {shorten(classifier.max_pixels)}.")
     for name in ("batch_size", "num_workers"):
@@ -158,15 +166,17 @@ def _restore(kind, config, weights, *, backbone, device) -> Any:
             raise InputError(f"its {name} is {shorten(getattr(classifier, name))}.")
     if backbone is None and not _BACKBONE_NAME.fullmatch(parameters["backbone"]):
         raise InputError(f"it holds the backbone name {shorten(parameters['backbone'])}.")
-    classifier.label_binarizer_ = MultiLabelBinarizer(classes=classes).fit([])
-    classifier.classes_ = classifier.label_binarizer_.classes_
-    classifier.thresholds_ = _check_thresholds(config["thresholds"], classes)
-    classifier.threshold_report_ = _restore_report(config["threshold_report"], classes)
+    classifier._restore_decision(config, classes)
     classifier.history_ = [_to_numbers(row) for row in config["history"]]
+    classifier.refit_history_ = [_to_numbers(row) for row in config.get("refit_history", [])]
     classifier.split_seed_ = _check_seed(config["split_seed"])
+    classifier.images_key_ = str(config.get("images_key", ""))
+    classifier.validation_rows_ = _check_rows(config.get("validation_rows"))
+    rate = config.get("learning_rate")
+    classifier.learning_rate_ = math.nan if rate is None else float(rate)
     classifier.network_params_ = describe_network(classifier)
     classifier.input_spec_ = _restore_input(classifier, config["input"])
-    classifier.network_ = _restore_network(classifier, weights).to(memory_format=torch.channels_last).eval()
+    classifier.network_ = _restore_network(classifier, weights, config).to(memory_format=torch.channels_last).eval()
     return classifier
 
 
@@ -177,20 +187,31 @@ def _check_classes(classes: Any) -> list[str | int]:
     return classes
 
 
+def _check_rows(rows: Any) -> np.ndarray | None:
+    if rows is None:
+        return None
+    values = np.array(rows)
+    if values.ndim != 1 or (values.size and values.dtype.kind != "i") or (values < 0).any():
+        raise InputError("its validation_rows are not a list of row numbers.")
+    return values.astype(np.int64)
+
+
 def _check_seed(seed: Any) -> int:
     if type(seed) is not int or not 0 <= seed < 2**32:
         raise InputError(f"its split_seed is {shorten(seed)}.")
     return seed
 
 
-def _check_thresholds(thresholds: Any, classes: list[str | int]) -> np.ndarray:
+def restore_thresholds(thresholds: Any, classes: list[str | int]) -> np.ndarray:
+    """Return thresholds read from a file, or refuse them."""
     values = np.array(thresholds, dtype=np.float64)
     if values.shape != (len(classes),) or not ((values >= 0) & (values <= 1)).all():
         raise InputError("its thresholds are not one number in [0, 1] for each class.")
     return values
 
 
-def _restore_report(report: Mapping[str, list] | None, classes: list[str | int]) -> pd.DataFrame | None:
+def restore_report(report: Mapping[str, list] | None, classes: list[str | int]) -> pd.DataFrame | None:
+    """Return the report of the thresholds from plain data."""
     if report is None:
         return None
     columns = {name: list(_to_numbers(dict(enumerate(column))).values()) for name, column in report.items()}
@@ -220,11 +241,29 @@ def _restore_input(classifier: BaseImageClassifier, stored: Mapping[str, Any]) -
     )
 
 
-def _restore_network(classifier: BaseImageClassifier, weights: Mapping[str, torch.Tensor]) -> Network:
+def _restore_keys(parameters: dict[str, Any], classes: list[str | int]) -> None:
+    """Give dicts by class and by epoch their keys back, which JSON has turned into strings."""
+    names = {str(name): name for name in classes}
+
+    def rename(value: Any) -> Any:
+        return {names.get(key, key): part for key, part in value.items()} if isinstance(value, dict) else value
+
+    for name in ("thresholds", "class_weight"):
+        parameters[name] = rename(parameters.get(name))
+    sampler = parameters.get("sampler_params")
+    if isinstance(sampler, dict) and "frequencies" in sampler:
+        parameters["sampler_params"] = sampler | {"frequencies": rename(sampler["frequencies"])}
+    if isinstance(parameters.get("trainable"), dict):
+        parameters["trainable"] = {int(epoch): share for epoch, share in parameters["trainable"].items()}
+
+
+def _restore_network(
+    classifier: BaseImageClassifier, weights: Mapping[str, torch.Tensor], config: Mapping[str, Any]
+) -> Network:
     spec, params = classifier.input_spec_, dict(classifier.backbone_params or {})
     n_classes = len(classifier.classes_)
     if isinstance(classifier.backbone, str):
-        _check_bounded(params)
+        _check_bounded([params, dict(classifier.head_params or {})])
         with _limit_parameters(weights):
             body = create_backbone(
                 classifier.backbone,
@@ -234,10 +273,14 @@ def _restore_network(classifier: BaseImageClassifier, weights: Mapping[str, torc
                 backbone_params=params,
             )
             network = Network(body, None)
-            if classifier.head == "linear":
-                # Its weights tell how many features there are; asking the backbone would cost a forward pass.
-                n_features = weights["head.linear.weight"].shape[1]
-                network.head = LinearHead(n_features, n_classes, dropout=classifier.dropout)
+            if classifier.head is not None:
+                network.head = create_head(
+                    classifier.head,
+                    n_features=_read_n_features(config, weights),
+                    n_classes=n_classes,
+                    dropout=classifier.dropout,
+                    head_params=classifier.head_params,
+                )
     else:
         network, _ = create_network(
             copy.deepcopy(classifier.backbone) if isinstance(classifier.backbone, nn.Module) else classifier.backbone,
@@ -246,6 +289,7 @@ def _restore_network(classifier: BaseImageClassifier, weights: Mapping[str, torc
             image_size=spec.size,
             normalization=(spec.mean, spec.std),
             head=classifier.head,
+            head_params=classifier.head_params,
             dropout=classifier.dropout,
             pretrained=False,
             backbone_params=params,
@@ -253,6 +297,22 @@ def _restore_network(classifier: BaseImageClassifier, weights: Mapping[str, torc
     _check_fit(network.state_dict(), weights)
     network.load_state_dict(dict(weights))
     return network
+
+
+def _count_features(head: nn.Module | None) -> int | None:
+    """Return how many features a head takes: what its first linear layer does."""
+    layers = [] if head is None else [module for module in head.modules() if isinstance(module, nn.Linear)]
+    return layers[0].in_features if layers else None
+
+
+def _read_n_features(config: Mapping[str, Any], weights: Mapping[str, torch.Tensor]) -> int:
+    """Return how many features the head takes; asking the backbone would cost a forward pass."""
+    if "head.linear.weight" in weights:
+        return weights["head.linear.weight"].shape[1]
+    n_features, sizes = config["n_features"], {size for key in weights for size in weights[key].shape}
+    if type(n_features) is not int or n_features not in sizes:
+        raise InputError(f"its n_features is {shorten(n_features)}.")
+    return n_features
 
 
 def _check_bounded(value: Any) -> None:

@@ -218,7 +218,7 @@ def test_average_precision_is_upside_down_where_the_first_of_two_classes_is_the_
     X, Y, classifier = data[0], select(data[1], "from-one", n_classes), fitted["from-one", n_classes]
     found = get_scorer("average_precision")(classifier, X, Y)
     assert found == reference.average_precision_score(Y, -classifier.decision_function(X))
-    assert make_multilabel_scorer("average_precision")(classifier, X, Y) > found + 0.1
+    assert make_multilabel_scorer("average_precision")(classifier, X, Y) > found + 0.01
 
 
 @pytest.mark.parametrize("scorer", ["f1", "precision", "recall", "jaccard"])

@@ -780,7 +780,12 @@ def test_progress_is_shown_in_a_terminal_only(photos, capsys, monkeypatch):
 def test_ctrl_c_ends_within_a_second(tmp_path):
     """There are a hundred thousand images to go."""
     path = save(tmp_path, "a.jpg", make_photo(0, 256, 384))
-    code = f"from multilabelkit.data.doctor import check_data\nprint('go', flush=True)\ncheck_data([{path!r}] * 100000)"
+    code = (
+        "import signal\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell starts what is in the background without
+        "from multilabelkit.data.doctor import check_data\n"
+        f"print('go', flush=True)\ncheck_data([{path!r}] * 100000)"
+    )
     with subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:

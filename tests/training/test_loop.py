@@ -12,13 +12,16 @@ from multilabelkit import metrics
 from multilabelkit.data.images import InputSpec
 from multilabelkit.data.loading import PixelReader, iterate_evaluation
 from multilabelkit.data.transforms import AUGMENTATIONS
-from multilabelkit.errors import ImageDecodeError, MultiLabelKitError
+from multilabelkit.errors import ImageDecodeError, MultiLabelKitError, MultiLabelKitWarning
 from multilabelkit.inference import predict_logits, sigmoid
 from multilabelkit.nn.backbones import PlainCNN, SmallCNN
 from multilabelkit.nn.heads import LinearHead
 from multilabelkit.nn.network import Network
 from multilabelkit.training import Callback
-from multilabelkit.training.loop import LabelledImages, TrainingSettings, evaluate_network, train_network
+from multilabelkit.training.evaluation import LABELS, evaluate_logits
+from multilabelkit.training.labelled import LabelledFeatures, LabelledImages
+from multilabelkit.training.loop import TrainingInterrupted, search_learning_rate, train_network
+from multilabelkit.training.settings import TrainingSettings
 
 CPU = torch.device("cpu")
 TRAIN_KEYS = ["epoch", "train_loss", "learning_rate", "seconds"]
@@ -82,6 +85,11 @@ def fit(network, train, valid=None, *, callbacks=(), channels=3, **params):
         )
 
 
+def evaluate(network, valid):
+    logits = valid.predict_logits(network, spec=create_spec(), settings=create_settings())
+    return evaluate_logits(LABELS, valid.targets, logits)
+
+
 class Record(Callback):
     """Notes each hook as it is called."""
 
@@ -139,7 +147,7 @@ def test_best_weights_are_restored(network, train, valid, ema):
     scores = [row["valid_map"] for row in state.history]
     assert state.best_epoch == max(range(8), key=lambda epoch: (scores[epoch], epoch))  # of equals the later
     assert state.best_epoch < 5 or ema  # an average forgets slowly
-    restored = evaluate_network(network, valid, spec=create_spec(), settings=create_settings())
+    restored = evaluate(network, valid)
     best = state.history[state.best_epoch]
     assert restored == pytest.approx({key: best[key] for key in VALID_KEYS}, rel=1e-6)
 
@@ -183,7 +191,7 @@ def test_history_holds_the_mean_loss_and_the_last_rate_of_each_epoch(network, sh
 
 
 def test_validation_row_equals_the_metrics_of_the_logits(network, valid):
-    row = evaluate_network(network, valid, spec=create_spec(), settings=create_settings())
+    row = evaluate(network, valid)
     batches = iterate_evaluation(valid.reader, batch_size=3, num_workers=0)
     logits = predict_logits(network, batches, spec=create_spec(), device=CPU, dtype=torch.float32)
     proba = 1 / (1 + np.exp(-logits.astype(np.float64)))
@@ -263,23 +271,41 @@ def test_failing_step_leaves_no_decoding_thread(network, train):
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("multilabelkit-decode")]
 
 
-@pytest.mark.parametrize("ema", [None, 0.9])
-def test_loss_that_is_not_finite_ends_the_training(network, train, ema):
-    class Spoil(Callback):
-        def on_step_end(self, state):
-            if (state.epoch, state.step) == (1, 2):
-                with torch.no_grad():
-                    state.network.head.linear.bias.fill_(math.nan)
+class Spoil(Callback):
+    """Makes the next loss infinite or unknown."""
 
-    message = (
-        "The training loss became nan in epoch 2, batch 3, at learning_rate=0.01. Try a tenth of that learning rate, "
-        "or precision='fp32'."
-    )
+    def __init__(self, epoch, step):
+        self.when = epoch, step
+
+    def on_step_end(self, state):
+        if (state.epoch, state.step) == self.when:
+            with torch.no_grad():
+                state.network.head.linear.bias.fill_(math.nan)
+
+
+DIVERGED = (
+    "The training loss became nan in epoch {epoch}, batch 3, at learning_rate=0.01. Try a tenth of that learning rate, "
+    "clip_norm=1, or precision='fp32'."
+)
+
+
+def test_loss_that_is_not_finite_in_the_first_epoch_is_an_error(network, train):
     record = Record()
-    with pytest.raises(MultiLabelKitError, match=f"^{re.escape(message)}$"):
-        fit(network, train, callbacks=[Spoil(), record], ema=ema)
+    with pytest.raises(MultiLabelKitError, match=f"^{re.escape(DIVERGED.format(epoch=1))}$"):
+        fit(network, train, callbacks=[Spoil(0, 2), record], schedule="constant")
     assert record.calls[-1] == "end"
-    assert all(value.isfinite().all() for value in network.state_dict().values())  # those of the first epoch
+
+
+@pytest.mark.parametrize("ema", [None, 0.9])
+def test_loss_that_is_not_finite_later_ends_the_training_with_the_best_weights(network, train, ema):
+    record = Record()
+    message = f"{DIVERGED.format(epoch=2)} The weights of epoch 1 are kept."
+    with pytest.warns(MultiLabelKitWarning, match=f"^{re.escape(message)}$"):
+        state = fit(network, train, callbacks=[Spoil(1, 2), record], ema=ema, schedule="constant")
+    assert state.stop_reason == DIVERGED.format(epoch=2)
+    assert state.best_epoch == 0
+    assert record.calls[-1] == "end"
+    assert all(value.isfinite().all() for value in network.state_dict().values())
 
 
 @pytest.mark.parametrize("num_workers", [0, 3])
@@ -357,6 +383,7 @@ def test_unknown_labels_and_weights_steer_the_training(network, shapes):
     other = copy.deepcopy(network)
     weight = np.ones(48, dtype=np.float32)
     weight[::2] = 0
+    weight /= weight.mean()
     fit(network, label(shapes, targets=targets, sample_weight=weight), batch_size=48)
     targets[::2] = np.nan  # to know nothing of an image is to give it no weight
     targets.flags.writeable = False
@@ -421,3 +448,227 @@ def test_every_callback_sees_the_end_where_another_fails_to_begin(network, train
     with pytest.raises(RuntimeError, match=r"^no$"):
         train_network(network, train, None, spec=create_spec(), settings=create_settings(), callbacks=[first, Fails()])
     assert first.ended
+
+
+def flat_network():
+    """No batch norm, so that batches may be cut anywhere."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Network(nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 8), nn.ReLU()), LinearHead(8, 3, dropout=0.0))
+
+
+def test_accumulated_batches_equal_one_large_batch(train):
+    whole, parts = flat_network(), flat_network()
+    fit(whole, train, batch_size=16, optimizer="sgd", max_epochs=2)
+    fit(parts, train, batch_size=4, accumulate=4, optimizer="sgd", max_epochs=2)
+    for key, value in whole.state_dict().items():
+        torch.testing.assert_close(parts.state_dict()[key], value)
+
+
+def test_the_last_accumulated_step_of_an_epoch_may_be_short(train):
+    """Four batches of 8: the fourth stands alone, and counts as a whole step."""
+    alone, parts = flat_network(), flat_network()
+    state = fit(parts, train, batch_size=8, accumulate=3, optimizer="sgd", max_epochs=1, schedule="constant")
+    assert state.step == 4
+    steps = []
+    batches = list(train.iterate(spec=create_spec(), settings=create_settings(batch_size=8), epoch=0, rows=None))
+    optimizer = torch.optim.SGD(alone.parameters(), lr=1e-2, momentum=0.9, nesterov=True)
+    for group in (batches[:3], batches[3:]):
+        decayed = [p for p in alone.parameters() if p.ndim > 1]
+        optimizer.zero_grad()
+        for batch in group:
+            images = train.to_input(batch, spec=create_spec(), device=CPU)
+            loss = nn.functional.binary_cross_entropy_with_logits(
+                alone(images), torch.tensor(train.targets[batch.rows])
+            )
+            (loss / len(group)).backward()
+        for parameter in decayed:
+            parameter.grad.add_(parameter.detach(), alpha=0.01)  # the weight decay of create_settings
+        optimizer.step()
+        steps.append(1)
+    for key, value in alone.state_dict().items():
+        torch.testing.assert_close(parts.state_dict()[key], value)
+
+
+def test_clipped_gradients_are_no_longer_than_asked(train, monkeypatch):
+    lengths = []
+    clip = torch.nn.utils.clip_grad_norm_
+
+    def spy(parameters, max_norm, **keywords):
+        parameters = list(parameters)
+        norm = clip(parameters, max_norm, **keywords)
+        lengths.append(math.sqrt(sum(float(p.grad.square().sum()) for p in parameters)))
+        return norm
+
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", spy)
+    fit(flat_network(), train, clip_norm=0.01, max_epochs=1)
+    assert len(lengths) == 4
+    assert max(lengths) == pytest.approx(0.01, rel=1e-3)
+
+
+def test_repeated_images_are_seen_as_often_as_asked(network, train):
+    seen = []
+
+    class Count(Callback):
+        def on_epoch_end(self, state):
+            seen.append(state.step)
+
+    repeats = np.ones(32)
+    repeats[:8] = 3.0
+    fit(network, train, repeats=repeats, callbacks=[Count()], max_epochs=2)
+    assert seen == [6, 6]  # 48 images in batches of 8
+
+
+def test_stochastic_repeats_never_outrun_the_schedule(network, train):
+    state = fit(network, train, repeats=np.full(32, 1.5), batch_size=2, max_epochs=6)
+    assert len(state.history) == 6
+    assert state.history[-1]["learning_rate"] < 1e-4
+
+
+def test_mixing_depends_on_the_seed_alone(train):
+    from multilabelkit.data.mixing import create_mixing
+
+    weights = []
+    for seed in (0, 0, 1):
+        network = flat_network()
+        fit(network, train, mixing=create_mixing("both"), seed=seed, max_epochs=1)
+        weights.append(network.head.linear.weight.detach().clone())
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+def test_patience_stops_after_epochs_that_are_no_better(network, train, valid):
+    state = fit(network, train, valid, max_epochs=20, patience=2, callbacks=[Forget(epoch=3)])
+    assert state.stop_reason == "no better epoch in 2"
+    assert len(state.history) == state.best_epoch + 3
+
+
+@pytest.mark.parametrize("monitor", ["valid_macro_f1", "valid_loss", "train_loss"])
+def test_the_best_epoch_is_that_of_the_monitor(network, train, valid, monitor):
+    state = fit(network, train, valid, max_epochs=8, monitor=monitor, callbacks=[Forget(epoch=5)])
+    values = [row[monitor] * (-1 if monitor.endswith("loss") else 1) for row in state.history]
+    assert state.best_epoch == max(range(8), key=lambda epoch: (values[epoch], epoch))
+    logits = valid.predict_logits(network, spec=create_spec(), settings=create_settings())
+    np.testing.assert_allclose(state.valid_logits, logits, atol=1e-6)
+
+
+def test_a_metric_of_the_callers_is_watched(network, train, valid):
+    def monitor(y_true, proba):
+        return -abs(float(proba.mean()) - 0.4)
+
+    state = fit(network, train, valid, max_epochs=5, monitor=monitor)
+    scores = [row["valid_score"] for row in state.history]
+    assert state.best_epoch == max(range(5), key=lambda epoch: (scores[epoch], epoch))
+
+
+def test_the_last_weights_are_kept_where_the_number_of_epochs_is_given(network, train):
+    record = Record()
+    state = fit(network, train, max_epochs=8, last_epoch=3, callbacks=[record, Forget(epoch=2)])
+    assert len(state.history) == 3
+    assert state.best_epoch == 2
+    assert state.history[-1]["learning_rate"] > 1e-3  # in the middle of the schedule of 8 epochs
+    assert all(torch.equal(value, record.weights[-1][key]) for key, value in network.state_dict().items())
+
+
+def test_fp16_trains_on_scaled_losses(network, train):
+    state = fit(network, train, dtype=torch.float16, max_epochs=3)
+    assert state.history[-1]["train_loss"] < state.history[0]["train_loss"]
+    assert all(value.dtype in (torch.float32, torch.int64) for value in network.state_dict().values())
+
+
+def test_weights_that_count_lie_on_the_line_to_the_start(train, valid):
+    end, drawn = flat_network(), flat_network()
+    start = copy.deepcopy(end.state_dict())
+    fit(end, train, last_epoch=2, max_epochs=2)
+    state = fit(drawn, train, valid, last_epoch=2, max_epochs=2, start_share=0.25)
+    for key, value in drawn.state_dict().items():
+        torch.testing.assert_close(value, 0.25 * start[key] + 0.75 * end.state_dict()[key])
+    assert evaluate(drawn, valid) == pytest.approx({key: state.history[-1][key] for key in VALID_KEYS}, rel=1e-5)
+
+
+def test_layers_open_as_epochs_go_by(train):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        backbone = nn.Sequential(
+            nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4), nn.ReLU()
+        )
+    network = create_net(backbone, 4)
+    record = Record()
+    before = copy.deepcopy(network.state_dict())
+    fit(network, train, callbacks=[record], trainable={0: "head", 1: 0.5, 2: "all"}, max_epochs=3)
+    changed = [
+        {key for key in before if not torch.equal(weights[key], previous[key])}
+        for previous, weights in zip([before, *record.weights], record.weights, strict=False)
+    ]
+    assert {key.split(".")[0] for key in changed[0]} == {"head"}
+    assert {key.rsplit(".", 1)[0] for key in changed[1]} == {"head.linear", "backbone.3", "backbone.4"}
+    assert {key.rsplit(".", 1)[0] for key in changed[2]} == {"head.linear", *(f"backbone.{i}" for i in (0, 1, 3, 4))}
+
+
+def test_batch_norm_may_keep_its_statistics(train):
+    network = create_net(PlainCNN(in_chans=3), 128)
+    before = copy.deepcopy(network.state_dict())
+    fit(network, train, trains_batch_norm=False, max_epochs=1)
+    after = network.state_dict()
+    statistics = [key for key in before if "running" in key]
+    assert statistics
+    assert all(torch.equal(after[key], before[key]) for key in statistics)
+    assert not torch.equal(after["backbone.layers.1.weight"], before["backbone.layers.1.weight"])
+
+
+def test_ctrl_c_after_an_epoch_tells_where_the_training_stood(network, train, valid):
+    with pytest.raises(TrainingInterrupted) as caught:
+        fit(network, train, valid, max_epochs=5, callbacks=[Fail(KeyboardInterrupt())])
+    state = caught.value.state
+    assert state.stop_reason == "interrupted in epoch 2"
+    assert evaluate(network, valid)["valid_map"] == pytest.approx(max(row["valid_map"] for row in state.history))
+    assert state.valid_logits.shape == (16, 3)
+
+
+def test_ctrl_c_in_the_first_epoch_is_a_plain_one(network, train):
+    class Stop(Callback):
+        def on_step_end(self, state):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        fit(network, train, callbacks=[Stop()])
+    assert not isinstance(caught.value, TrainingInterrupted)
+
+
+def test_training_on_features_equals_training_on_the_images_behind_them(shapes):
+    """A frozen backbone without augmentation: the head learns the same either way."""
+    images = label(shapes, slice(0, 32))
+    by_images = Network(nn.Sequential(nn.AvgPool2d(8), nn.Flatten()), LinearHead(48, 3, dropout=0.0))
+    by_features = Network(nn.Identity(), copy.deepcopy(by_images.head))
+    pixels = np.stack([images.reader.read(row) for row in range(32)])
+    inputs = (torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255 - 0.5) / 0.25
+    features = by_images.backbone(inputs).numpy()
+    state = fit(by_images, images, images, max_epochs=3)
+    data = LabelledFeatures(features, images.targets)
+    other = fit(by_features, data, data, max_epochs=3)
+    assert [row["train_loss"] for row in other.history] == pytest.approx(
+        [row["train_loss"] for row in state.history], rel=1e-4
+    )
+    torch.testing.assert_close(by_features.head.linear.weight, by_images.head.linear.weight, atol=1e-5, rtol=1e-4)
+
+
+def test_search_of_a_rate_leaves_the_network_as_it_was(train):
+    network = flat_network()
+    before = copy.deepcopy(network.state_dict())
+    curve = search_learning_rate(network, train, spec=create_spec(), settings=create_settings(), n_steps=40)
+    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+    assert 1e-6 < curve.suggestion < 1
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("multilabelkit-decode")]
+
+
+def test_a_batch_that_does_not_fit_in_memory_says_which_sizes_to_lower(train):
+    class Huge(nn.Module):
+        def forward(self, images):
+            return torch.empty(2**60)
+
+    message = (
+        "A batch of 8 images of 32x32 pixels does not fit in the memory of 'cpu'. Lower batch_size (accumulate=2 with "
+        "half the batch_size trains alike), or image_size, or take a smaller backbone."
+    )
+    with pytest.raises(MultiLabelKitError, match=f"^{re.escape(message)}$"):
+        fit(Network(nn.Sequential(Huge()), LinearHead(4, 3, dropout=0.0)), train)

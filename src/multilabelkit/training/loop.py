@@ -3,64 +3,70 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import dataclasses
+import itertools
 import math
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
+from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from multilabelkit import metrics
 from multilabelkit.data.images import InputSpec
-from multilabelkit.data.loading import Batch, PixelReader, count_batches, iterate_evaluation, iterate_training
-from multilabelkit.data.transforms import Augmentation, to_network_input
-from multilabelkit.errors import MultiLabelKitError
-from multilabelkit.inference import autocast, predict_logits, sigmoid
-from multilabelkit.nn.losses import binary_cross_entropy
+from multilabelkit.data.loading import Batch, count_batches, create_generator
+from multilabelkit.data.mixing import mix_batch
+from multilabelkit.errors import InputError, MultiLabelKitError, warn
+from multilabelkit.inference import autocast, explain_memory
+from multilabelkit.nn.freezing import find_trainable, freeze, set_train_mode
 from multilabelkit.nn.network import Network
-from multilabelkit.training.callbacks import Callback, TrainState
-from multilabelkit.training.optim import create_average, create_optimizer, create_schedule
+from multilabelkit.training.averaging import create_average
+from multilabelkit.training.callbacks import Callback, TrainState, announce
+from multilabelkit.training.evaluation import evaluate_logits, score_epoch
+from multilabelkit.training.labelled import Labelled, LabelledFeatures
+from multilabelkit.training.lr_finder import LearningRateCurve, find_learning_rate
+from multilabelkit.training.optim import create_optimizer, create_schedule
+from multilabelkit.training.sampling import draw_rows
+from multilabelkit.training.settings import TrainingSettings
+
+_LONG_AVERAGE, _SHORT_AVERAGE = 1, 9  # warm-ups, see `create_average`
+_ADVICE = "Try a tenth of that learning rate, clip_norm=1, or precision='fp32'."
 
 
-@dataclass(frozen=True)
-class TrainingSettings:
-    """The numbers of a training; the classifier's parameters of the same names say what they mean."""
+class TrainingInterrupted(KeyboardInterrupt):
+    """Ctrl-C after at least one epoch: the network has the best weights so far.
 
-    max_epochs: int
-    batch_size: int
-    learning_rate: float
-    backbone_lr_factor: float
-    weight_decay: float
-    ema: float | None
-    augmentation: Augmentation | None
-    device: torch.device
-    dtype: torch.dtype
-    num_workers: int
-    seed: int
-    first_epoch: int = 0  # how many epochs the network has behind it, so that a further fit draws other crops
+    Attributes
+    ----------
+    state : TrainState
+        Where the training stood.
+    learning_rate : float
+        Its rate.
+    """
+
+    def __init__(self, state: TrainState, *, learning_rate: float) -> None:
+        super().__init__()
+        self.state = state
+        self.learning_rate = learning_rate
 
 
-@dataclass(frozen=True)
-class LabelledImages:
-    """Images with their targets, ready to be read."""
-
-    reader: PixelReader
-    targets: np.ndarray  # (n, C) float32 of 0, 1, NaN
-    sample_weight: np.ndarray | None = None  # (n,) float32
+class _LossNotFiniteError(MultiLabelKitError):
+    """The training has diverged."""
 
 
 def train_network(
     network: Network,
-    train: LabelledImages,
-    valid: LabelledImages | None,
+    train: Labelled,
+    valid: Labelled | None,
     *,
     spec: InputSpec,
     settings: TrainingSettings,
     callbacks: Sequence[Callback] = (),
+    owner: Network | None = None,
 ) -> TrainState:
     """Train a network in place, and leave it with the best weights it had.
 
@@ -68,49 +74,189 @@ def train_network(
     ----------
     network : Network
         On the device already.
-    train : LabelledImages
-    valid : LabelledImages or None
-        The best weights are those of the highest mAP here; without it, those of the lowest training loss.
+    train : LabelledImages or LabelledFeatures
+    valid : LabelledImages, LabelledFeatures or None
+        What the best epoch is chosen on, see ``settings.monitor``; without it, by the lowest training loss.
     spec : InputSpec
     settings : TrainingSettings
     callbacks : sequence of Callback
+    owner : Network, optional
+        The whole network, where `network` is its head alone; it is what callbacks see.
 
     Returns
     -------
     state : TrainState
-        With the history and the reason of an early stop.
+        With the history, the logits of the validation images in the best epoch, and the reason of an early stop.
+
+    Raises
+    ------
+    MultiLabelKitError
+        If the loss is not finite in the first epoch, or a batch does not fit in memory. In a later epoch a loss that is
+        not finite ends the training with a warning, and the best weights so far are kept.
+    TrainingInterrupted
+        On Ctrl-C after the first epoch; it holds the state, and the network has the best weights so far.
     """
-    n_steps = count_batches(len(train.targets), settings.batch_size)
-    state = TrainState(network=network, n_epochs=settings.max_epochs, n_steps=n_steps)
-    run = _Run(network, train, spec=spec, settings=settings, n_steps=n_steps)
-    best_score, best_weights = -math.inf, None
+    run = _Run(network, train, spec=spec, settings=settings)
+    is_head = owner is not None and owner is not network
+    state = TrainState(
+        network=owner or network,
+        n_epochs=run.n_epochs,
+        n_steps=run.n_batches,
+        phase="refit" if settings.last_epoch is not None else "head" if is_head else "training",
+        n_images=run.n_images,
+    )
+    best = _Best(settings)
     try:
         for callback in callbacks:
             callback.on_train_begin(state)
-        for epoch in range(settings.max_epochs):
-            start = time.perf_counter()
-            state.epoch, state.step = epoch, 0
-            train_loss = run.train_epoch(state, callbacks)
-            row: dict[str, Any] = {"epoch": settings.first_epoch + epoch, "train_loss": train_loss}
-            if valid is not None:
-                row |= evaluate_network(run.result, valid, spec=spec, settings=settings)
-            row |= {"learning_rate": run.learning_rate, "seconds": time.perf_counter() - start}
-            state.history.append(row)
-            score = _score_epoch(row)
-            if score >= best_score:  # of equals the later: it has seen more
-                best_score, state.best_epoch = score, epoch
-                best_weights = _copy_weights(run.result)
-            for callback in callbacks:
-                callback.on_epoch_end(state)
-            if state.stop_reason:
-                break
+        with explain_memory(batch_size=settings.batch_size, spec=spec, device=settings.device):
+            _run_epochs(run, state, best, valid, callbacks)
+    except _LossNotFiniteError as error:
+        if best.weights is None:
+            raise MultiLabelKitError(str(error)) from None
+        state.stop_reason = str(error)
+        warn(f"{error} The weights of epoch {(state.best_epoch or 0) + 1} are kept.")
+    except KeyboardInterrupt as error:
+        if best.weights is None:
+            raise
+        state.stop_reason = f"interrupted in epoch {state.epoch + 1}"
+        raise TrainingInterrupted(state, learning_rate=settings.learning_rate) from error
     finally:
-        if best_weights is not None:
-            network.load_state_dict(best_weights)
+        if best.weights is not None:
+            network.load_state_dict(best.weights)
         network.zero_grad()  # gradients are as large as the network, which the caller keeps
         for callback in callbacks:
             callback.on_train_end(state)
     return state
+
+
+def search_learning_rate(
+    network: Network, train: Labelled, *, spec: InputSpec, settings: TrainingSettings, n_steps: int | None = None
+) -> LearningRateCurve:
+    """Try rising rates on a copy of the network; see `find_learning_rate`.
+
+    Parameters
+    ----------
+    network, train, spec, settings
+        As for `train_network`.
+    n_steps : int, optional
+        How many batches to try; by default two epochs of them, but 30 to 100.
+    """
+    # With a rate of 1, the rates of the groups are their shares of the head's.
+    alone = dataclasses.replace(
+        settings,
+        learning_rate=1.0,
+        schedule="constant",
+        schedule_params=None,
+        ema=None,
+        accumulate=1,
+        start_share=0.0,
+        trainable=find_trainable(settings.trainable, 0),  # what the training begins with
+        verbose=False,
+    )
+    run = _Run(copy.deepcopy(network), train, spec=spec, settings=alone)
+    shares = run.schedule.get_last_lr()
+    batches = _repeat_epochs(run)
+    devices = [settings.device] if settings.device.type == "cuda" else []
+
+    def set_rate(rate: float) -> None:
+        for group, share in zip(run.optimizer.param_groups, shares, strict=True):
+            group["lr"] = rate * share
+
+    def step() -> float:
+        batch, random = next(batches)
+        loss = run.compute_loss(batch, random)
+        run.accelerator.backward(run.scaler.scale(loss))
+        run.move_weights(follow_schedule=False)
+        return loss.item()
+
+    memory = explain_memory(batch_size=settings.batch_size, spec=spec, device=settings.device)
+    with contextlib.closing(batches), memory, torch.random.fork_rng(devices):  # the training's dropout stays as it is
+        return find_learning_rate(
+            step, set_learning_rate=set_rate, n_steps=n_steps or min(100, max(30, 2 * run.n_batches))
+        )
+
+
+def _repeat_epochs(run: _Run) -> Generator[tuple[Batch, np.random.Generator], None, None]:
+    for epoch in itertools.count():
+        batches, random, _ = run.open_epoch(epoch)
+        with contextlib.closing(batches):
+            for batch in batches:
+                yield batch, random
+
+
+def _run_epochs(
+    run: _Run, state: TrainState, best: _Best, valid: Labelled | None, callbacks: Sequence[Callback]
+) -> None:
+    for epoch in range(run.n_epochs):
+        start = time.perf_counter()
+        state.epoch, state.step = epoch, 0
+        row: dict[str, Any] = {"epoch": run.settings.first_epoch + epoch}
+        row["train_loss"] = run.train_epoch(state, callbacks)
+        logits, result = None, run.result
+        _check_finite(_has_finite_weights(result), "weights", run, state)
+        if valid is not None:
+            logits = valid.predict_logits(result, spec=run.spec, settings=run.settings)
+            _check_finite(np.isfinite(logits).all(), "outputs for the validation images", run, state)
+            row |= evaluate_logits(run.settings.task, valid.targets, logits, monitor=run.settings.monitor)
+        row |= {"learning_rate": run.learning_rate, "seconds": time.perf_counter() - start}
+        state.history.append(row)
+        best.update(state, result, logits)
+        run.schedule.end_epoch(best.last_score)
+        for callback in callbacks:
+            callback.on_epoch_end(state)
+        if state.stop_reason:
+            return
+
+
+def _has_finite_weights(network: Network) -> bool:
+    values = (value for value in network.state_dict().values() if isinstance(value, torch.Tensor))
+    return all(bool(value.isfinite().all()) for value in values if value.is_floating_point())
+
+
+def _check_finite(is_finite: bool | np.bool_, what: str, run: _Run, state: TrainState) -> None:
+    """Refuse what the last step of an epoch has spoilt; no loss tells of it."""
+    if not is_finite:
+        raise _LossNotFiniteError(
+            f"The {what} were not finite at the end of epoch {state.epoch + 1}, at learning_rate="
+            f"{run.learning_rate:.3g}. {_ADVICE}"
+        )
+
+
+@contextlib.contextmanager
+def _explain_batch_norm() -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise InputError(
+            "Batch norm cannot be trained on a batch of one image whose maps are a single pixel there. Use "
+            "batch_size=2 or more (and at least two images), or a larger image_size."
+        ) from error
+
+
+class _Best:
+    """The best epoch so far: its score, its weights, and how long ago it was."""
+
+    def __init__(self, settings: TrainingSettings) -> None:
+        self.settings = settings
+        self.weights: dict[str, torch.Tensor] | None = None
+        self.score = self.last_score = -math.inf
+        self.n_waited = 0
+
+    def update(self, state: TrainState, network: Network, logits: np.ndarray | None) -> None:
+        """Look at the last epoch; set the reason to stop if the best one is too long ago."""
+        settings = self.settings
+        self.last_score = score = score_epoch(state.history[-1], task=settings.task, monitor=settings.monitor)
+        self.n_waited = 0 if score > self.score else self.n_waited + 1
+        if score >= self.score or settings.last_epoch is not None:  # of equals the later: it has seen more
+            weights = {key: copy.deepcopy(value) for key, value in network.state_dict().items()}
+            # All at once, for Ctrl-C may come while a large network is copied.
+            self.weights = state.best_weights = weights
+            self.score, state.best_epoch, state.valid_logits = score, state.epoch, logits
+        if settings.patience is not None and self.n_waited >= settings.patience and not state.stop_reason:
+            state.stop_reason = f"no better epoch in {self.n_waited}"
 
 
 def create_accelerator() -> Accelerator:
@@ -124,107 +270,143 @@ def create_accelerator() -> Accelerator:
     except ValueError:  # the caller has made one of another precision
         accelerator = Accelerator(device_placement=False, gradient_accumulation_steps=1)
         accelerator.native_amp = False
+    accelerator.gradient_accumulation_steps = 1  # a launcher may have set another in the environment
     accelerator.sync_gradients = True
     return accelerator
+
+
+@torch.no_grad()
+def blend_networks(start: Network, end: Network, share: float) -> Network:
+    """Return a network on the line between two: `share` of the start's weights and statistics, the rest of the end's.
+
+    Fine-tuning on few images goes too far: networks on the way are better, and less sure of themselves (Wortsman et
+    al., "Robust fine-tuning of zero-shot models", CVPR 2022).
+    """
+    blended = copy.deepcopy(end)
+    for kind in (nn.Module.parameters, nn.Module.buffers):  # these hold a tensor once, wherever it is used
+        for value, beginning in zip(kind(blended), kind(start), strict=True):
+            if value.is_floating_point():
+                value.lerp_(beginning, share)
+    return blended
 
 
 class _Run:
     """The moving parts of one training: network, optimiser, schedule and average, prepared by accelerate."""
 
-    def __init__(self, network: Network, train: LabelledImages, *, spec, settings: TrainingSettings, n_steps: int):
-        self.accelerator = create_accelerator()
+    def __init__(self, network: Network, train: Labelled, *, spec: InputSpec, settings: TrainingSettings) -> None:
         self.train, self.spec, self.settings = train, spec, settings
+        self.accelerator = create_accelerator()
+        self.n_images = len(train.targets) if settings.repeats is None else round(float(settings.repeats.sum()))
+        self.n_batches = count_batches(self.n_images, settings.batch_size)
+        self.n_epochs = settings.last_epoch or settings.max_epochs
+        self.n_steps_left = settings.max_epochs * math.ceil(self.n_batches / settings.accumulate)
         optimizer = create_optimizer(
             network,
+            optimizer=settings.optimizer,
+            optimizer_params=settings.optimizer_params,
             learning_rate=settings.learning_rate,
             backbone_lr_factor=settings.backbone_lr_factor,
             weight_decay=settings.weight_decay,
         )
-        self.schedule = create_schedule(optimizer, n_steps=settings.max_epochs * n_steps)
+        self.schedule = create_schedule(
+            optimizer,
+            schedule=settings.schedule,
+            schedule_params=settings.schedule_params,
+            n_steps=self.n_steps_left,
+            n_epochs=settings.max_epochs,
+        )
         self.learning_rate = self.schedule.get_last_lr()[-1]
         self.network, self.optimizer = self.accelerator.prepare(network, optimizer)
-        self.average = create_average(network, decay=settings.ema) if settings.ema is not None else None
+        # In fp16 small gradients vanish unless the loss is scaled up.
+        self.scaler = torch.amp.GradScaler(settings.device.type, enabled=settings.dtype == torch.float16)
+        self.average = None
+        if settings.ema is not None:
+            # Weights that are drawn to their start are worth averaging from the start.
+            warmup = _LONG_AVERAGE if settings.start_share else _SHORT_AVERAGE
+            self.average = create_average(network, decay=settings.ema, warmup=warmup)
+        self.start = copy.deepcopy(network).requires_grad_(False) if settings.start_share else None
         self.targets = torch.tensor(train.targets)  # a copy: the caller's may be read-only
         self.sample_weight = None if train.sample_weight is None else torch.tensor(train.sample_weight)
+        self.trainable: Any = None
 
     @property
     def result(self) -> Network:
-        """The network whose weights count: the average if there is one."""
+        """The network whose weights count: the average if there is one, drawn towards the start if that is asked."""
         network = self.average.module if isinstance(self.average, AveragedModel) else self.network
-        return self.accelerator.unwrap_model(network)
+        network = self.accelerator.unwrap_model(network)
+        return network if self.start is None else blend_networks(self.start, network, self.settings.start_share)
 
     def train_epoch(self, state: TrainState, callbacks: Sequence[Callback]) -> float:
         """Run one epoch and return its mean training loss per image."""
-        self.network.train()
-        batches = iterate_training(
-            self.train.reader,
-            size=self.spec.size,
-            batch_size=self.settings.batch_size,
-            augmentation=self.settings.augmentation,
-            seed=self.settings.seed,
-            epoch=self.settings.first_epoch + state.epoch,
-            num_workers=self.settings.num_workers,
-        )
+        settings = self.settings
+        batches, random, n_batches = self.open_epoch(state.epoch)
         total, n_seen = 0.0, 0
-        with contextlib.closing(batches):  # also on an error: no thread outlives the epoch
+        with contextlib.closing(batches):  # closed also on an error: no thread outlives the epoch
             for batch in batches:
-                state.loss = self.train_step(batch)
+                n_open = min(settings.accumulate, n_batches - state.step + state.step % settings.accumulate)
+                loss = self.compute_loss(batch, random)
+                self.accelerator.backward(self.scaler.scale(loss / n_open))
+                state.loss = loss.item()
                 self._check_loss(state)
+                if (state.step + 1) % settings.accumulate == 0 or state.step + 1 == n_batches:
+                    self.move_weights()
                 total, n_seen = total + state.loss * len(batch.rows), n_seen + len(batch.rows)
                 state.step += 1
                 for callback in callbacks:
                     callback.on_step_end(state)
         return total / n_seen
 
+    def open_epoch(self, epoch: int) -> tuple[Generator[Batch, None, None], np.random.Generator, int]:
+        """Return the batches of an epoch, the random numbers to mix them with, and how many batches there are."""
+        self._open_layers(epoch)
+        settings, number = self.settings, self.settings.first_epoch + epoch
+        random = create_generator("mixing", settings.seed, number)
+        rows = None if settings.repeats is None else draw_rows(settings.repeats, random)
+        batches = self.train.iterate(spec=self.spec, settings=settings, epoch=number, rows=rows)
+        n_batches = self.n_batches if rows is None else count_batches(len(rows), settings.batch_size)
+        return batches, random, n_batches
+
+    def _open_layers(self, epoch: int) -> None:
+        network = self.accelerator.unwrap_model(self.network)
+        trainable = find_trainable(self.settings.trainable, epoch)
+        if trainable != self.trainable and not isinstance(self.train, LabelledFeatures):
+            report = freeze(network, trainable)
+            if self.settings.verbose and (self.trainable is not None or trainable != "all"):
+                announce(report.describe())
+        self.trainable = trainable
+        set_train_mode(network, batch_norm=self.settings.trains_batch_norm)
+
     def _check_loss(self, state: TrainState) -> None:
         if not math.isfinite(state.loss):
-            raise MultiLabelKitError(
+            raise _LossNotFiniteError(
                 f"The training loss became {state.loss} in epoch {state.epoch + 1}, batch {state.step + 1}, at "
-                f"learning_rate={self.settings.learning_rate:g}. Try a tenth of that learning rate, "
-                "or precision='fp32'."
+                f"learning_rate={self.learning_rate:.3g}. {_ADVICE}"
             )
 
-    def train_step(self, batch: Batch) -> float:
-        """Move the weights by one batch and return its loss."""
+    def compute_loss(self, batch: Batch, random: np.random.Generator) -> torch.Tensor:
+        """Return the loss of one batch."""
         device = self.settings.device
-        images = to_network_input(batch.pixels, self.spec, device=device, factors=batch.factors)
+        images = self.train.to_input(batch, spec=self.spec, device=device)
         targets = self.targets[batch.rows].to(device)
         weight = None if self.sample_weight is None else self.sample_weight[batch.rows].to(device)
-        with autocast(device, self.settings.dtype):
+        if self.settings.mixing is not None and not isinstance(self.train, LabelledFeatures):
+            images, targets, weight = mix_batch(images, targets, weight, self.settings.mixing, random)
+        with autocast(device, self.settings.dtype), _explain_batch_norm():
             logits = self.network(images)
-        loss = binary_cross_entropy(logits, targets, weight)
+        return self.settings.loss(logits, targets, weight)
+
+    def move_weights(self, *, follow_schedule: bool = True) -> None:
+        """Move the weights along the gradients gathered so far, and forget these."""
+        if self.settings.clip_norm is not None:
+            self.scaler.unscale_(self.optimizer)
+            self.accelerator.clip_grad_norm_(self.network.parameters(), self.settings.clip_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         self.optimizer.zero_grad()
-        self.accelerator.backward(loss)
-        self.optimizer.step()
-        self.learning_rate = self.schedule.get_last_lr()[-1]  # the head's; the schedule moves on to the next step
-        self.schedule.step()
+        if follow_schedule:
+            self.learning_rate = self.schedule.get_last_lr()[-1]  # the head's; then on to that of the next step
+            self.n_steps_left -= 1
+            if self.n_steps_left > 0:  # an epoch of repeated images may have a batch more than was planned
+                self.schedule.step()
         if self.average is not None:
             self.average.update_parameters(self.network)
-        return loss.item()
-
-
-def evaluate_network(
-    network: Network, images: LabelledImages, *, spec: InputSpec, settings: TrainingSettings
-) -> dict[str, float]:
-    """Return the validation part of a history row; F1 is taken at 0.5, as the thresholds come after training."""
-    batches = iterate_evaluation(images.reader, batch_size=settings.batch_size, num_workers=settings.num_workers)
-    logits = predict_logits(network, batches, spec=spec, device=settings.device, dtype=settings.dtype)
-    proba = sigmoid(logits)
-    y_pred = (proba >= 0.5).astype(np.int64)
-    return {
-        "valid_loss": metrics.binary_cross_entropy(images.targets, proba),
-        "valid_map": metrics.mean_average_precision(images.targets, proba),
-        "valid_macro_f1": metrics.f1_score(images.targets, y_pred, average="macro"),
-        "valid_micro_f1": metrics.f1_score(images.targets, y_pred, average="micro"),
-        "valid_binary_accuracy": metrics.binary_accuracy(images.targets, y_pred),
-    }
-
-
-def _score_epoch(row: dict[str, Any]) -> float:
-    """Say how good an epoch was, higher being better: by mAP, or by a loss where nothing known tells more."""
-    scores = (row.get("valid_map", math.nan), -row.get("valid_loss", math.nan), -row["train_loss"])
-    return next(score for score in scores if math.isfinite(score))
-
-
-def _copy_weights(network: Network) -> dict[str, torch.Tensor]:
-    return {key: value.detach().clone() for key, value in network.state_dict().items()}
