@@ -35,7 +35,8 @@ from multilabelkit import MultiLabelImageClassifier, as_indicator
 from multilabelkit.datasets import make_digits
 from multilabelkit.model_selection import MultiLabelStratifiedKFold, multilabel_train_test_split
 from multilabelkit.report import multilabel_report
-from multilabelkit.thresholds import apply_thresholds
+from multilabelkit.thresholds import apply_thresholds, tune_thresholds
+from multilabelkit.training import Callback
 
 # Digits have no mirror image; what is left of the augmentation is their place, which the images vary themselves.
 DIGITS = {"color_mode": "grey", "image_size": 96, "augment": None, "learning_rate": 3e-3, "backbone_lr_factor": 1.0}
@@ -51,45 +52,88 @@ def read_scenes() -> tuple[list[str], pd.DataFrame]:
 
 def create_classifier(**params) -> MultiLabelImageClassifier:
     """Return the classifier with the local weights, and defaults for everything else."""
-    return MultiLabelImageClassifier(
-        "mobilenetv2_100",
-        pretrained=str(SHARED / "weights" / "mobilenetv2_100_in1k.safetensors"),
-        backbone_params={"pad_type": "same"},
-        normalization=((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
-        **params,
-    )
+    weights = {
+        "pretrained": str(SHARED / "weights" / "mobilenetv2_100_in1k.safetensors"),
+        "backbone_params": {"pad_type": "same"},
+        "normalization": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    }
+    return MultiLabelImageClassifier("mobilenetv2_100", **weights | params)
 
 
 def fit_and_score(seed: int, **params) -> dict[str, float]:
     """Fit on four fifths of the photographs, score on the other fifth."""
-    paths, labels = read_scenes()
-    X_train, X_test, y_train, y_test = multilabel_train_test_split(paths, labels, test_size=0.2, random_state=seed)
+    X_train, X_test, y_train, y_test = split_scenes(seed)
     classifier = create_classifier(random_state=seed, verbose=0, **params)
     start = time.perf_counter()
     classifier.fit(X_train, y_train)
     minutes = (time.perf_counter() - start) / 60
+    return score(classifier, X_test, y_test) | {"minutes": minutes}
+
+
+def split_scenes(seed: int):
+    """Return paths and labels to fit on, and those to score on."""
+    return multilabel_train_test_split(*read_scenes(), test_size=0.2, random_state=seed)
+
+
+def score(classifier, X_test, y_test) -> dict[str, float]:
+    """Score probabilities, and labels by the tuned thresholds and by 0.5."""
     proba = classifier.predict_proba(X_test)
     y_pred = apply_thresholds(proba, classifier.thresholds_)
     averages = multilabel_report(y_test, y_pred, proba, classes=classifier.classes_).averages
     scores = {name: averages[name] for name in ("micro_f1", "macro_f1", "mAP", "bce")}
     for average in ("micro", "macro"):
         scores[f"{average}_f1 at 0.5"] = f1_score(y_test, proba >= 0.5, average=average)
-    return scores | {"minutes": minutes}
+    return scores
+
+
+class ScoreBeforeRefit(Callback):
+    """Takes both lines of a seed from one fit: what it is before it trains again is what a fit with the defaults is."""
+
+    def __init__(self, X_train, y_train, X_test, y_test) -> None:
+        self.train, self.test = (X_train, y_train), (X_test, y_test)
+        self.classifier: MultiLabelImageClassifier | None = None
+        self.scores: dict[str, float] = {}
+        self.start, self.pause = time.perf_counter(), 0.0
+
+    def on_train_begin(self, state) -> None:
+        """Score the first network, then choose thresholds on mirrored images too, as fit does with tta="hflip"."""
+        if state.phase != "refit":
+            return
+        now = time.perf_counter()
+        self.scores = score(self.classifier, *self.test) | {"minutes": (now - self.start) / 60}
+        (paths, labels), rows = self.train, self.classifier.validation_rows_
+        self.classifier.set_params(tta="hflip")
+        proba = self.classifier.predict_proba([paths[row] for row in rows])
+        classes = self.classifier.classes_
+        self.classifier.thresholds_ = tune_thresholds(labels.iloc[rows], proba, classes=classes)
+        self.pause = time.perf_counter() - now
 
 
 def measure_accuracy(options: argparse.Namespace) -> None:
-    """Fit and score on the splits of several seeds; everything but the seed is a default, or refit and tta."""
-    params = {"max_epochs": options.epochs or 12, **({"refit": True, "tta": "hflip"} if options.refit else {})}
-    rows = {}
+    """Fit and score on the splits of several seeds; everything but the seed is a default, and then refit and tta."""
+    params = {} if options.epochs is None else {"max_epochs": options.epochs}
+    rows: dict[str, dict[int, dict[str, float]]] = {"defaults": {}, "refit, tta": {}}
     for seed in options.seeds:
-        rows[f"seed {seed}"] = fit_and_score(seed, **params)
-        print(
-            f"seed {seed}: " + ", ".join(f"{name} {value:.4f}" for name, value in rows[f"seed {seed}"].items()),
-            flush=True,
-        )
-    table = pd.DataFrame(rows).T
-    table.loc["mean"] = table.mean()
-    print(f"accuracy: {params}\n{table.round(4).to_string()}")
+        if options.refit:
+            X_train, X_test, y_train, y_test = split_scenes(seed)
+            before = ScoreBeforeRefit(X_train, y_train, X_test, y_test)
+            classifier = create_classifier(random_state=seed, verbose=0, refit=True, callbacks=[before], **params)
+            before.classifier = classifier
+            classifier.fit(X_train, y_train)
+            minutes = (time.perf_counter() - before.start - before.pause) / 60
+            rows["defaults"][seed] = before.scores
+            rows["refit, tta"][seed] = score(classifier, X_test, y_test) | {"minutes": minutes}
+        else:
+            rows["defaults"][seed] = fit_and_score(seed, **params)
+        for name, scores in rows.items():
+            if seed in scores:
+                line = ", ".join(f"{key} {value:.4f}" for key, value in scores[seed].items())
+                print(f"seed {seed}, {name}: {line}", flush=True)
+    for name, scores in rows.items():
+        if scores:
+            table = pd.DataFrame(scores).T
+            table.loc["mean"] = table.mean()
+            print(f"accuracy: {name}\n{table.round(4).to_string()}")
 
 
 # What stands beside the defaults: each row changes one thing.
@@ -99,12 +143,14 @@ RECIPES: dict[str, dict] = {
     "60 % open": {"trainable": 0.6},
     "60 %, then 70 % open": {"trainable": {0: 0.6, 2: 0.7}},
     "no head first": {"head_first": False},
-    "no EMA": {"ema": None},
+    "no EMA": {"ema": None, "start_share": 0.0},
+    "no share of the starting weights": {"start_share": 0.0},
     "no groups (one rate for all)": {"backbone_lr_factor": 1.0},
     "stem, body, head at 1/9, 1/3, 1": {"backbone_lr_factor": (1 / 9, 1 / 3)},
     "no augmentation": {"augment": None},
     "light augmentation": {"augment": "light"},
     "strong augmentation": {"augment": "strong"},
+    "drop path 0.1": {"backbone_params": {"pad_type": "same", "drop_path_rate": 0.1}},
     "mixup": {"mixup": "mixup"},
     "cutmix": {"mixup": "cutmix"},
     "MLP head": {"head": "mlp"},
@@ -113,6 +159,9 @@ RECIPES: dict[str, dict] = {
     "focal loss": {"loss": "focal"},
     "asymmetric loss": {"loss": "asymmetric"},
     "label smoothing 0.1": {"loss_params": {"label_smoothing": 0.1}},
+    "batches of 16": {"batch_size": 16},
+    "twice the learning rate": {"learning_rate": 2e-3},
+    "constant learning rate": {"schedule": "constant"},
     "class_weight balanced": {"class_weight": "balanced"},
     "repeat-factor sampling": {"sampler": "repeat_factor"},
     "SGD": {"optimizer": "sgd", "learning_rate": 1e-2},
@@ -122,7 +171,7 @@ RECIPES: dict[str, dict] = {
 def measure_recipe(options: argparse.Namespace) -> None:
     """Change one part of the recipe at a time, on seeds that no headline figure comes from."""
     params = {"max_epochs": options.epochs or 5, "image_size": options.size}
-    names = [name for name in RECIPES if not options.only or name in options.only]
+    names = options.only or list(RECIPES)
     results: dict[str, list[dict[str, float]]] = {}
     for name in names:
         results[name] = [fit_and_score(seed, **{**params, **RECIPES[name]}) for seed in options.seeds]
@@ -248,10 +297,14 @@ def main() -> None:
     parser.add_argument("part", choices=parts)
     parser.add_argument("--seed", type=int, default=0, help="seed of the selection part")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the accuracy and recipe parts")
-    parser.add_argument("--epochs", type=int, help="by default 12 for accuracy, 5 for recipe, 8 for digits")
+    parser.add_argument("--epochs", type=int, help="by default 5 for recipe, 8 for digits")
     parser.add_argument("--size", type=int, default=128, help="image size of the recipe part")
-    parser.add_argument("--only", nargs="+", help="rows of the recipe part")
-    parser.add_argument("--refit", action="store_true", help="refit and test-time mirroring in the accuracy part")
+    parser.add_argument("--only", nargs="+", choices=RECIPES, metavar="ROW", help="rows of the recipe part")
+    parser.add_argument(
+        "--refit",
+        action="store_true",
+        help="in the accuracy part, score a second time after refit=True, with tta='hflip'",
+    )
     parser.add_argument("--images", type=int, default=480, help="images in the selection and speed parts")
     parser.add_argument("--rounds", type=int, default=3, help="rounds of the speed part")
     options = parser.parse_args()
