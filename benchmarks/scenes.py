@@ -127,8 +127,7 @@ def measure_accuracy(options: argparse.Namespace) -> None:
             rows["defaults"][seed] = fit_and_score(seed, **params)
         for name, scores in rows.items():
             if seed in scores:
-                line = ", ".join(f"{key} {value:.4f}" for key, value in scores[seed].items())
-                print(f"seed {seed}, {name}: {line}", flush=True)
+                print(f"seed {seed}, {name}: {list_scores(scores[seed])}", flush=True)
     for name, scores in rows.items():
         if scores:
             table = pd.DataFrame(scores).T
@@ -172,13 +171,23 @@ def measure_recipe(options: argparse.Namespace) -> None:
     """Change one part of the recipe at a time, on seeds that no headline figure comes from."""
     params = {"max_epochs": options.epochs or 5, "image_size": options.size}
     names = options.only or list(RECIPES)
-    results: dict[str, list[dict[str, float]]] = {}
+    results: dict[str, pd.DataFrame] = {}
     for name in names:
-        results[name] = [fit_and_score(seed, **{**params, **RECIPES[name]}) for seed in options.seeds]
-        row = pd.DataFrame(results[name])
-        line = ", ".join(f"{column} {row[column].mean():.4f} ± {row[column].std(ddof=0):.4f}" for column in row)
-        print(f"{name}: {line}", flush=True)
+        rows = {}
+        for seed in options.seeds:
+            rows[seed] = fit_and_score(seed, **{**params, **RECIPES[name]})
+            print(f"  {name}, seed {seed}: {list_scores(rows[seed])}", flush=True)
+        results[name] = pd.DataFrame(rows).T
+        row = results[name] - results.get("defaults", 0)
+        less = " minus defaults" if "defaults" in results and name != "defaults" else ""
+        line = ", ".join(f"{column} {row[column].mean():+.4f} ± {row[column].std(ddof=0):.4f}" for column in row)
+        print(f"{name}{less}: {line if less else list_scores(results[name].mean())}", flush=True)
     print(f"recipe: {params}, seeds {options.seeds}")
+
+
+def list_scores(scores) -> str:
+    """Write scores in one line."""
+    return ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
 
 
 def measure_digits(options: argparse.Namespace) -> None:

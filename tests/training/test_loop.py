@@ -2,6 +2,7 @@ import copy
 import math
 import re
 import threading
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from multilabelkit.data.loading import PixelReader, iterate_evaluation
 from multilabelkit.data.transforms import AUGMENTATIONS
 from multilabelkit.errors import ImageDecodeError, MultiLabelKitError, MultiLabelKitWarning
 from multilabelkit.inference import predict_logits, sigmoid
+from multilabelkit.nn import depthwise
 from multilabelkit.nn.backbones import PlainCNN, SmallCNN
 from multilabelkit.nn.heads import LinearHead
 from multilabelkit.nn.network import Network
@@ -352,6 +354,22 @@ def test_precisions_may_change_within_a_process(tiny_network, train, valid):
     assert losses[0] == losses[2]
     assert losses[0] != losses[1]
     assert losses[0] == pytest.approx(losses[1], rel=0.05)
+
+
+def test_depthwise_convolutions_get_fast_gradients_in_bf16(monkeypatch, tiny_network, train):
+    n_calls, compute = Counter(), depthwise._DepthwiseConvolution.backward
+
+    def count(ctx, gradient):
+        n_calls[str(gradient.dtype)] += 1
+        return compute(ctx, gradient)
+
+    monkeypatch.setattr(depthwise._DepthwiseConvolution, "backward", staticmethod(count))
+    for dtype in (torch.float32, torch.bfloat16):
+        layers = [nn.Conv2d(3, 3, 3, stride=2, groups=3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 16)]
+        state = fit(create_net(nn.Sequential(*layers), 16), train, None, dtype=dtype)
+        assert math.isfinite(state.history[-1]["train_loss"])
+        assert bool(n_calls) == (dtype == torch.bfloat16)
+    assert set(n_calls) == {"torch.bfloat16"}
 
 
 @pytest.mark.parametrize("augment", [None, "light", "standard"])

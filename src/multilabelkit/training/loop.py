@@ -22,6 +22,7 @@ from multilabelkit.data.loading import Batch, count_batches, create_generator
 from multilabelkit.data.mixing import mix_batch
 from multilabelkit.errors import InputError, MultiLabelKitError, warn
 from multilabelkit.inference import autocast, explain_memory
+from multilabelkit.nn.depthwise import speed_up_depthwise
 from multilabelkit.nn.freezing import find_trainable, freeze, set_train_mode
 from multilabelkit.nn.network import Network
 from multilabelkit.training.averaging import create_average
@@ -391,7 +392,8 @@ class _Run:
         weight = None if self.sample_weight is None else self.sample_weight[batch.rows].to(device)
         if self.settings.mixing is not None and not isinstance(self.train, LabelledFeatures):
             images, targets, weight = mix_batch(images, targets, weight, self.settings.mixing, random)
-        with autocast(device, self.settings.dtype), _explain_batch_norm():
+        dtype = self.settings.dtype
+        with autocast(device, dtype), speed_up_depthwise(device, dtype), _explain_batch_norm():
             logits = self.network(images)
         return self.settings.loss(logits, targets, weight)
 
