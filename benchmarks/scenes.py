@@ -87,26 +87,34 @@ def score(classifier, X_test, y_test) -> dict[str, float]:
 
 
 class ScoreBeforeRefit(Callback):
-    """Takes both lines of a seed from one fit: what it is before it trains again is what a fit with the defaults is."""
+    """Takes both lines of a seed from one fit: what it is before it trains again is what a fit with the defaults is.
+
+    The second line is that of a fit with ``refit=True, tta="hflip"``, but for the choice of the best epoch, which such
+    a fit makes on mirrored images too.
+    """
 
     def __init__(self, X_train, y_train, X_test, y_test) -> None:
         self.train, self.test = (X_train, y_train), (X_test, y_test)
         self.classifier: MultiLabelImageClassifier | None = None
         self.scores: dict[str, float] = {}
-        self.start, self.pause = time.perf_counter(), 0.0
+        self.start, self.minutes, self.pause = time.perf_counter(), 0.0, 0.0
 
     def on_train_begin(self, state) -> None:
         """Score the first network, then choose thresholds on mirrored images too, as fit does with tta="hflip"."""
         if state.phase != "refit":
             return
         now = time.perf_counter()
-        self.scores = score(self.classifier, *self.test) | {"minutes": (now - self.start) / 60}
+        self.scores = score(self.classifier, *self.test) | {"minutes": self.minutes}
         (paths, labels), rows = self.train, self.classifier.validation_rows_
         self.classifier.set_params(tta="hflip")
         proba = self.classifier.predict_proba([paths[row] for row in rows])
         classes = self.classifier.classes_
         self.classifier.thresholds_ = tune_thresholds(labels.iloc[rows], proba, classes=classes)
         self.pause = time.perf_counter() - now
+
+    def on_train_end(self, state) -> None:
+        """Take the time of the first training."""
+        self.minutes = self.minutes or (time.perf_counter() - self.start) / 60
 
 
 def measure_accuracy(options: argparse.Namespace) -> None:
@@ -168,9 +176,12 @@ RECIPES: dict[str, dict] = {
 
 
 def measure_recipe(options: argparse.Namespace) -> None:
-    """Change one part of the recipe at a time, on seeds that no headline figure comes from."""
+    """Change one part of the recipe at a time, on seeds that no headline figure comes from.
+
+    Each line is a mean over seeds and its spread; beside the defaults, of the differences to them on the same splits.
+    """
     params = {"max_epochs": options.epochs or 5, "image_size": options.size}
-    names = options.only or list(RECIPES)
+    names = sorted(options.only or RECIPES, key=lambda name: name != "defaults")  # first, as all are compared with them
     results: dict[str, pd.DataFrame] = {}
     for name in names:
         rows = {}
@@ -178,10 +189,13 @@ def measure_recipe(options: argparse.Namespace) -> None:
             rows[seed] = fit_and_score(seed, **{**params, **RECIPES[name]})
             print(f"  {name}, seed {seed}: {list_scores(rows[seed])}", flush=True)
         results[name] = pd.DataFrame(rows).T
-        row = results[name] - results.get("defaults", 0)
         less = " minus defaults" if "defaults" in results and name != "defaults" else ""
-        line = ", ".join(f"{column} {row[column].mean():+.4f} ± {row[column].std(ddof=0):.4f}" for column in row)
-        print(f"{name}{less}: {line if less else list_scores(results[name].mean())}", flush=True)
+        row = results[name] - results["defaults"] if less else results[name]
+        spread = row.std(ddof=0)
+        line = ", ".join(
+            f"{key} {value:{'+' if less else ''}.4f} ± {spread[key]:.4f}" for key, value in row.mean().items()
+        )
+        print(f"{name}{less}: {line}", flush=True)
     print(f"recipe: {params}, seeds {options.seeds}")
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -75,6 +76,78 @@ def test_only_slow_convolutions_are_touched():
     assert not is_sent_elsewhere(nn.Conv2d(1, 1, 5, stride=2), torch.randn(2, 1, 9, 9))
     assert not is_sent_elsewhere(nn.Conv2d(8, 8, 3, stride=2, groups=8), images[0])  # without a batch
     assert not is_sent_elsewhere(nn.Conv2d(8, 8, 3, stride=2, groups=8), images, dtype=torch.float32)
+
+
+def enter(*, is_fast=True):
+    stack = contextlib.ExitStack()
+    stack.enter_context(torch.autocast("cpu", torch.bfloat16))
+    stack.enter_context(speed_up_depthwise(CPU, torch.bfloat16) if is_fast else contextlib.nullcontext())
+    return stack
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda images, weight: torch.conv2d(images, weight, stride=np.int64(2), groups=8),
+        lambda images, weight: torch.conv2d(weight=weight, input=images, stride=[2], padding=(1,), groups=8),
+        lambda images, weight: torch.conv2d(images.double(), weight.double(), stride=2, groups=8),
+        lambda images, weight: torch.conv2d(images.half(), weight, stride=2, groups=8),
+    ],
+)
+def test_whatever_plain_convolutions_take_is_taken(call):
+    torch.manual_seed(0)
+    images, weight = torch.randn(2, 8, 9, 9), torch.randn(8, 1, 3, 3, requires_grad=True)
+    found = []
+    for is_fast in (True, False):
+        with enter(is_fast=is_fast):
+            found.append(call(images, weight))
+    torch.testing.assert_close(*found)  # types too
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_an_autocast_within_is_obeyed(dtype):
+    layer, images = nn.Conv2d(8, 8, 3, stride=2, groups=8), torch.randn(2, 8, 9, 9)
+    with enter(), torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+        assert layer(images).dtype == dtype
+
+
+def test_errors_are_those_of_torch():
+    weight = torch.randn(8, 1, 3, 3, requires_grad=True)
+    for images in (torch.randn(8), torch.ones(2, 8, 9, 9, dtype=torch.int64)):
+        messages = []
+        for is_fast in (True, False):
+            with enter(is_fast=is_fast), pytest.raises(RuntimeError) as error:
+                torch.conv2d(images, weight, stride=2, groups=8)
+            messages.append(str(error.value))
+        assert messages[0] == messages[1]
+
+
+def test_a_second_derivative_is_that_of_plain_convolutions():
+    found = []
+    for is_fast in (True, False):
+        torch.manual_seed(0)
+        layer, images = nn.Conv2d(8, 8, 3, stride=2, groups=8), torch.randn(2, 8, 9, 9, requires_grad=True)
+        with enter(is_fast=is_fast):
+            maps = layer(images)
+        (of_images,) = torch.autograd.grad(maps.float().square().sum(), images, create_graph=True)
+        of_images.square().sum().backward()
+        found.append(layer.weight.grad)
+    torch.testing.assert_close(*found, rtol=0.02, atol=0.02 * found[0].abs().max().item())
+
+
+def test_vmap_passes():
+    images, weight = torch.randn(3, 2, 8, 9, 9), torch.randn(8, 1, 3, 3, requires_grad=True)
+    with enter():
+        maps = torch.vmap(lambda batch: torch.conv2d(batch, weight, stride=2, groups=8))(images)
+    expected = torch.stack([torch.conv2d(batch, weight, stride=2, groups=8) for batch in images])
+    torch.testing.assert_close(maps.float(), expected, rtol=0.02, atol=0.05)
+
+
+def test_compiled_networks_stay_whole():
+    network = nn.Sequential(nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3, stride=2, groups=8), nn.ReLU())
+    compiled, images = torch.compile(network, backend="eager", fullgraph=True), torch.randn(2, 8, 9, 9)
+    with enter():
+        torch.testing.assert_close(compiled(images), network(images))
 
 
 def test_frozen_weights_and_images_without_gradient_are_left_alone():

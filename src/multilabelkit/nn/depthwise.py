@@ -6,8 +6,9 @@ import contextlib
 from typing import Any
 
 import torch
-from torch.autograd.function import once_differentiable
 from torch.overrides import TorchFunctionMode
+
+_CAST = (torch.float32, torch.bfloat16, torch.float16)  # by autocast, to bf16
 
 
 def speed_up_depthwise(device: torch.device, dtype: torch.dtype) -> contextlib.AbstractContextManager:
@@ -43,46 +44,57 @@ class _SpeedUp(TorchFunctionMode):
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        if func is torch.conv2d and torch.is_autocast_enabled("cpu") and torch.is_grad_enabled():
-            call = _read_call(*args, **kwargs)
-            if _is_slow(**call):
-                tensors = [call.pop(name) for name in ("input", "weight", "bias")]
-                tensors = [None if tensor is None else tensor.bfloat16() for tensor in tensors]  # as autocast does
-                return _DepthwiseConvolution.apply(*tensors, *call.values())
+        if func is torch.conv2d and _computes_in_bf16() and _is_slow(*args, **kwargs):
+            return _convolve(*args, **kwargs)
         return func(*args, **kwargs)
 
 
-def _read_call(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1) -> dict[str, Any]:
-    """Give the arguments of ``torch.conv2d`` their names."""
-    arguments = locals()
-    return {name: arguments[name] for name in ("input", "weight", "bias", "stride", "padding", "dilation", "groups")}
+def _computes_in_bf16() -> bool:
+    """Tell whether gradients of what autocast computes in bf16 are wanted; a submodule may switch it off."""
+    is_on = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
+    return is_on and torch.is_grad_enabled()
 
 
-def _is_slow(*, input, weight, bias, stride, padding, dilation, groups) -> bool:
+def _is_slow(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1) -> bool:
     """Tell whether a convolution is depthwise, and has a gradient that is faster in fp32."""
-    is_depthwise = 1 < groups == input.shape[1] == weight.shape[0] and input.ndim == 4
-    return is_depthwise and not isinstance(padding, str) and (max(_to_pair(stride)) > 1 or _is_large(weight))
+    if groups == 1 or input.ndim != 4 or not groups == input.shape[1] == weight.shape[0] or isinstance(padding, str):
+        return False
+    # Note: autocast leaves fp64 alone, and torch refuses integers.
+    is_cast = input.dtype in _CAST and weight.dtype in _CAST
+    return is_cast and (max(_to_pair(stride)) > 1 or _is_large(weight))
+
+
+def _convolve(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
+    """Do what ``torch.conv2d`` does under autocast."""
+    tensors = [None if tensor is None else tensor.bfloat16() for tensor in (input, weight, bias)]
+    return _DepthwiseConvolution.apply(*tensors, _to_pair(stride), _to_pair(padding), _to_pair(dilation), groups)
 
 
 def _is_large(weight: torch.Tensor) -> bool:
     return max(weight.shape[2:]) > 3
 
 
-def _to_pair(value: int | tuple[int, ...]) -> list[int]:
-    return [value, value] if isinstance(value, int) else list(value)
+def _to_pair(value: Any) -> list[int]:
+    pair = [int(number) for number in value] if isinstance(value, (tuple, list)) else [int(value)]
+    return pair * 2 if len(pair) == 1 else pair
 
 
 class _DepthwiseConvolution(torch.autograd.Function):
     """A convolution in bf16 some of whose gradients are computed in fp32."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, images, weight, bias, stride, padding, dilation, groups):
-        ctx.save_for_backward(images, weight)
-        ctx.shape = (_to_pair(stride), _to_pair(padding), _to_pair(dilation), False, [0, 0], groups)
+    def forward(images, weight, bias, stride, padding, dilation, groups):
         return torch.conv2d(images, weight, bias, stride, padding, dilation, groups)
 
     @staticmethod
-    @once_differentiable
+    def setup_context(ctx: Any, inputs, output) -> None:
+        images, weight, _, stride, padding, dilation, groups = inputs
+        ctx.save_for_backward(images, weight)
+        ctx.shape = (stride, padding, dilation, False, [0, 0], groups)
+
+    @staticmethod
     def backward(ctx: Any, gradient):
         images, weight = ctx.saved_tensors
         needs_images, needs_weight, needs_bias = ctx.needs_input_grad[:3]
