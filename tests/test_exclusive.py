@@ -198,7 +198,8 @@ def test_parameters_of_other_decisions_have_no_effect(data):
     [
         (
             {"loss": "bce"},
-            "The 'loss' parameter of ImageClassifier must be 'auto', 'cross_entropy', or a callable. "
+            "The 'loss' parameter of ImageClassifier must be 'auto', 'cross_entropy', or a callable of logits and "
+            "targets (not a class). "
             "Got 'bce' instead.",
         ),
         (
@@ -226,8 +227,8 @@ def test_what_only_labels_have_is_refused(data, parameters, message):
 
 def test_several_labels_an_image_are_refused(data):
     message = (
-        "Row 0 of y is ['circle'], but where classes exclude each other each image has one. Pass its name alone; "
-        "several labels an image are for MultiLabelImageClassifier."
+        "Row 0 of y is ['circle'], but where classes exclude each other each image has one. Pass its name alone. "
+        "MultiLabelImageClassifier takes several labels an image."
     )
     with refuse(message):
         create().fit(data[0][:1], [["circle"]])
@@ -420,12 +421,18 @@ def test_a_loaded_classifier_is_the_saved_one_to_the_bit(data, tmp_path, integer
 
 def test_the_folder_of_one_kind_is_no_model_of_the_other(fitted, shapes, tmp_path):
     fitted.save(tmp_path / "classes")
-    message = f"The model folder '{tmp_path / 'classes'}' holds a 'ImageClassifier', not a MultiLabelImageClassifier."
+    message = (
+        f"The model in '{tmp_path / 'classes'}' is of the class 'ImageClassifier', not of "
+        "MultiLabelImageClassifier. Call the load of its own class."
+    )
     with refuse(message, ModelFileError):
         MultiLabelImageClassifier.load(tmp_path / "classes")
     labels = MultiLabelImageClassifier("small_cnn", **{**FAST, "validation_fraction": None})
     labels.fit(shapes.images, shapes.target).save(tmp_path / "labels")
-    message = f"The model folder '{tmp_path / 'labels'}' holds a 'MultiLabelImageClassifier', not a ImageClassifier."
+    message = (
+        f"The model in '{tmp_path / 'labels'}' is of the class 'MultiLabelImageClassifier', not of "
+        "ImageClassifier. Call the load of its own class."
+    )
     with refuse(message, ModelFileError):
         ImageClassifier.load(tmp_path / "labels")
 

@@ -12,7 +12,7 @@ from torch import nn
 from multilabelkit import MultiLabelImageClassifier, fitting, network_training
 from multilabelkit.data import loading
 from multilabelkit.data.images import decode_image
-from multilabelkit.errors import InputError, MultiLabelKitError, MultiLabelKitWarning
+from multilabelkit.errors import ImageDecodeError, InputError, MultiLabelKitError, MultiLabelKitWarning
 from multilabelkit.inference import sigmoid
 from multilabelkit.thresholds import tune_thresholds
 from multilabelkit.training import Callback
@@ -364,12 +364,12 @@ def test_a_diverging_training_says_what_to_try(shapes):
         (
             {"loss": "hinge"},
             "The 'loss' parameter of MultiLabelImageClassifier must be 'auto', 'bce', 'focal', 'asymmetric', or a "
-            "callable. Got 'hinge' instead.",
+            "callable of logits and targets (not a class). Got 'hinge' instead.",
         ),
         (
             {"loss": "cross_entropy"},
             "The 'loss' parameter of MultiLabelImageClassifier must be 'auto', 'bce', 'focal', 'asymmetric', or a "
-            "callable. Got 'cross_entropy' instead.",
+            "callable of logits and targets (not a class). Got 'cross_entropy' instead.",
         ),
         (
             {"refit": True, "warm_start": True},
@@ -533,6 +533,34 @@ def test_a_search_that_finds_no_rate_falls_back_and_says_so(shapes, monkeypatch)
     with pytest.warns(MultiLabelKitWarning, match=whole(message)):
         classifier = create(learning_rate="auto").fit(shapes.images, shapes.target)
     assert classifier.learning_rate_ == 1e-3
+
+
+def test_a_missing_file_is_told_in_one_traceback(shapes):
+    images = ["missing.jpg", *shapes.images[1:]]
+    with pytest.raises(ImageDecodeError, match="fit with on_bad_image='skip' to train") as caught:
+        create().fit(images, shapes.target)
+    assert caught.value.__suppress_context__
+
+
+def test_no_rate_is_searched_for_a_head_that_is_at_its_minimum(shapes, tmp_path, monkeypatch):
+    small = create().fit(shapes.images, shapes.target)
+    small.save(tmp_path / "small")
+    message = (
+        "The test of learning rates tells nothing: the linear head is at the minimum of its loss on the features of "
+        "the frozen backbone already, and what a rate gains there it gains by overfitting. Set learning_rate yourself, "
+        "or head_first=False."
+    )
+    weights = small.network_.backbone.state_dict()
+    torch.save(weights, tmp_path / "weights.pt")
+    frozen = {"trainable": "head", "learning_rate": "auto", "pretrained": tmp_path / "weights.pt"}
+    with pytest.warns(
+        MultiLabelKitWarning, match=whole(f"learning_rate='auto' found nothing, so 0.001 is taken. {message}")
+    ):
+        assert create(**frozen).fit(shapes.images, shapes.target).learning_rate_ == 1e-3
+    with pytest.raises(InputError, match=whole(message)):
+        create(**frozen).find_learning_rate(shapes.images, shapes.target)
+    monkeypatch.setattr(network_training, "search_learning_rate", lambda *arguments, **options: "a curve")
+    assert create(**frozen, head_first=False).find_learning_rate(shapes.images, shapes.target) == "a curve"
 
 
 def test_a_sampler_with_full_batches_takes_one_step_an_epoch(shapes):

@@ -127,7 +127,7 @@ def test_a_wrong_parameter_is_named_before_anything_else_happens(parameters, mus
 
 def test_every_parameter_but_the_classes_is_in_the_table():
     """The classes are checked with the labels, the others where they are turned into what does the work."""
-    elsewhere = {"classes", "loss", "mixup", "monitor", "optimizer", "schedule"}
+    elsewhere = {"classes", "loss", "monitor", "optimizer", "schedule"}
     assert set(inspect.signature(BaseImageClassifier).parameters) - elsewhere == set(parameters._PARAMETERS)
 
 

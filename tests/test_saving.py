@@ -330,7 +330,10 @@ def test_a_subclass_saves_and_loads_as_itself(shapes, tmp_path):
 
     Mine("small_cnn", **FAST).fit(shapes.images, shapes.target).save(tmp_path / "model")
     assert type(Mine.load(tmp_path / "model")) is Mine
-    message = f"The model folder '{tmp_path / 'model'}' holds a 'Mine', not a MultiLabelImageClassifier."
+    message = (
+        f"The model in '{tmp_path / 'model'}' is of the class 'Mine', not of "
+        "MultiLabelImageClassifier. Call the load of its own class."
+    )
     with pytest.raises(ModelFileError, match=whole(message)):
         MultiLabelImageClassifier.load(tmp_path / "model")
 

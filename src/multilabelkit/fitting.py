@@ -17,7 +17,7 @@ from multilabelkit.configuration import create_settings, start_network
 from multilabelkit.data.bad_images import locate_error
 from multilabelkit.errors import ImageDecodeError, MultiLabelKitWarning, warn
 from multilabelkit.inference import choose_device
-from multilabelkit.network_training import Images, fit_network, start_training
+from multilabelkit.network_training import Images, fit_network, start_training, try_rising_rates
 from multilabelkit.nn.network import Network
 from multilabelkit.parameters import (
     BaseImageClassifier,
@@ -28,7 +28,7 @@ from multilabelkit.parameters import (
 )
 from multilabelkit.preparation import FitData, list_bad_images, prepare_data, warn_of_empty_classes
 from multilabelkit.training.callbacks import Progress, TrainState, announce
-from multilabelkit.training.loop import TrainingInterrupted, search_learning_rate
+from multilabelkit.training.loop import TrainingInterrupted
 from multilabelkit.training.lr_finder import LearningRateCurve
 from multilabelkit.training.sklearn_callbacks import SklearnCallbacks
 
@@ -75,7 +75,7 @@ def try_learning_rates(
     with seed_torch(classifier.device, fit.data.seed), explain_bad_images(classifier, fit.data):
         network, spec = start_network(classifier, train[0], n_classes=fit.data.targets.shape[1])
         with start_training(classifier, network, spec, train, None, settings=fit.settings, is_new=fit.is_new) as start:
-            return search_learning_rate(start.learner, start.train, spec=spec, settings=fit.settings, n_steps=n_steps)
+            return try_rising_rates(start, spec=spec, settings=fit.settings, n_steps=n_steps)
 
 
 def warn_of_decisions(classifier: BaseImageClassifier, data: FitData) -> None:

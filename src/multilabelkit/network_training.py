@@ -18,6 +18,7 @@ from multilabelkit.errors import InputError, warn
 from multilabelkit.features import compute_features
 from multilabelkit.inference import explain_memory
 from multilabelkit.nn.freezing import freeze
+from multilabelkit.nn.heads import LinearHead
 from multilabelkit.nn.network import Network, switch_to_eval
 from multilabelkit.parameters import BaseImageClassifier
 from multilabelkit.preparation import create_reader
@@ -26,6 +27,7 @@ from multilabelkit.training.evaluation import CLASSES
 from multilabelkit.training.head_first import create_head_network, fit_head, start_at_frequencies
 from multilabelkit.training.labelled import Labelled, LabelledFeatures, LabelledImages
 from multilabelkit.training.loop import search_learning_rate, train_network
+from multilabelkit.training.lr_finder import LearningRateCurve
 from multilabelkit.training.settings import TrainingSettings
 
 Images = tuple[Sequence[Any], np.ndarray, np.ndarray | None]  # sources, targets, sample_weight
@@ -68,7 +70,7 @@ def fit_network(
     with start_training(classifier, network, spec, train, valid, settings=settings, is_new=is_new) as start:
         settings = dataclasses.replace(settings, start_share=start.start_share)
         if classifier.learning_rate == "auto" and settings.last_epoch is None:
-            rate = _search_learning_rate(start, spec, settings)
+            rate = _choose_learning_rate(start, spec, settings)
             settings = dataclasses.replace(settings, learning_rate=rate)
         state = train_network(
             start.learner, start.train, start.valid, spec=spec, settings=settings, callbacks=callbacks, owner=network
@@ -76,16 +78,29 @@ def fit_network(
         return Trained(state, settings)
 
 
-def _search_learning_rate(start: Start, spec: InputSpec, settings: TrainingSettings) -> float:
+def _choose_learning_rate(start: Start, spec: InputSpec, settings: TrainingSettings) -> float:
     """Return the rate that a test of rising rates suggests, or the default where the test tells nothing."""
     try:
-        rate = search_learning_rate(start.learner, start.train, spec=spec, settings=settings).suggestion
+        rate = try_rising_rates(start, spec=spec, settings=settings).suggestion
     except InputError as error:
         warn(f"learning_rate='auto' found nothing, so {settings.learning_rate:g} is taken. {error}")
         return settings.learning_rate
     if settings.verbose:
         announce(f"learning_rate={rate:.2g} was found to be best")
     return rate
+
+
+def try_rising_rates(
+    start: Start, *, spec: InputSpec, settings: TrainingSettings, n_steps: int | None = None
+) -> LearningRateCurve:
+    """Try rising rates on a copy of what a training starts from, or say that this cannot tell anything."""
+    if start.is_minimum:
+        raise InputError(
+            "The test of learning rates tells nothing: the linear head is at the minimum of its loss on the features "
+            "of the frozen backbone already, and what a rate gains there it gains by overfitting. Set learning_rate "
+            "yourself, or head_first=False."
+        )
+    return search_learning_rate(start.learner, start.train, spec=spec, settings=settings, n_steps=n_steps)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,6 +111,7 @@ class Start:
     train: Labelled
     valid: Labelled | None
     start_share: float = 0.0  # of the starting weights; 0 where they are worth nothing
+    is_minimum: bool = False  # a linear head that was fitted to these very features
 
 
 @contextlib.contextmanager
@@ -148,7 +164,8 @@ def _start_frozen(classifier, network, spec, images, valid_images, *, settings, 
     valid = (
         None if valid_images is None else _embed(classifier, network, valid_images, spec, settings, mirrored=mirrored)
     )
-    return Start(create_head_network(network), features, valid)
+    is_minimum = learn and isinstance(network.head, LinearHead)
+    return Start(create_head_network(network), features, valid, is_minimum=is_minimum)
 
 
 def _open_images(

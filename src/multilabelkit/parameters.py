@@ -16,7 +16,7 @@ from torch import nn
 
 from multilabelkit.checks import RANDOM_STATE, Check, Choice, Constraint, Interval, check_parameters, shorten
 from multilabelkit.data.images import COLOR_MODES, MAX_PIXELS, InputSpec
-from multilabelkit.data.mixing import create_mixing
+from multilabelkit.data.mixing import MIXUP, create_mixing
 from multilabelkit.data.transforms import AUGMENTATIONS, RESIZES
 from multilabelkit.errors import InputError
 from multilabelkit.inference import choose_device
@@ -106,6 +106,7 @@ _PARAMETERS: dict[str, list[Constraint]] = {
     "head": [Choice((*HEADS, None))],
     "head_params": [_MAPPING],
     "dropout": [Interval(float, 0, 1, open_high=True)],
+    "mixup": MIXUP,
     "trainable": [
         Choice(("head", "all")),
         Check(lambda v: isinstance(v, (int, float, Mapping)), "a share of the layers, or a dict of these by epoch"),
@@ -361,10 +362,11 @@ def choose_loss(classifier: BaseImageClassifier, *, class_weight: np.ndarray | N
     """Return the loss that the parameters name, or refuse one that the kind of classifier does not have."""
     own, names = classifier._task.loss, classifier._task.losses
     loss = own if isinstance(classifier.loss, str) and classifier.loss == "auto" else classifier.loss
-    if not callable(loss) and not (isinstance(loss, str) and loss in names):
+    is_function = callable(loss) and not isinstance(loss, type)
+    if not is_function and not (isinstance(loss, str) and loss in names):
         raise InputError(
             f"The 'loss' parameter of {type(classifier).__name__} must be 'auto', {', '.join(map(repr, names))}, or a "
-            f"callable. Got {shorten(loss)} instead."
+            f"callable of logits and targets (not a class). Got {shorten(loss)} instead."
         )
     return create_loss(
         loss,

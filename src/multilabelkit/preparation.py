@@ -178,7 +178,7 @@ def list_bad_images(
     found = find_undecodable(sources, decode, num_workers=count_workers(classifier.num_workers))
     if found:
         failures = [(int(images.rows[row]), error) for row, error in found]
-        raise describe_failures(failures, n_images=len(images.sources), where=images.where, advice=advice)
+        raise describe_failures(failures, n_images=len(images.sources), where=images.where, advice=advice) from None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -122,7 +122,10 @@ def load_classifier(
     check_classifier(kind("small_cnn" if backbone is None else backbone, device=device))
     config, weights = read_model(path)
     if config.get("kind") != kind.__name__:
-        raise ModelFileError(f"The model folder '{path}' holds a {shorten(config.get('kind'))}, not a {kind.__name__}.")
+        raise ModelFileError(
+            f"The model in '{path}' is of the class {shorten(config.get('kind'))}, not of {kind.__name__}. Call the "
+            "load of its own class."
+        )
     own = config.get("own_backbone")
     if own is not None and backbone is None:
         raise InputError(

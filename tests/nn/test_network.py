@@ -161,10 +161,6 @@ class TakesOneSize(nn.Module):
 @pytest.mark.parametrize(
     ("backbone", "params", "reason", "least"),
     [
-        pytest.param(
-            "vit_tiny_patch16_224", {"image_size": 8, "backbone_params": {"depth": 1}}, ".+", 16, id="patches"
-        ),
-        pytest.param("convnext_atto", {"image_size": 30, "in_chans": 1}, ".+", 32, id="halvings"),
         pytest.param("nest_tiny", {"image_size": 14}, "`patch_size` must divide `img_size` evenly", 16, id="not built"),
         pytest.param("inception_v3", {"image_size": 74}, ".+", 75, id="inception"),
         pytest.param("vgg16", {"image_size": 31}, ".+", 32, id="vgg", marks=pytest.mark.slow),
@@ -208,6 +204,17 @@ def test_size_that_timm_declares_too_small_is_refused_though_a_forward_pass_work
     with pytest.raises(InputError, match=whole(message)):
         create(backbone, image_size=63)
     assert create(backbone, image_size=64)[1].size == 64
+
+
+@pytest.mark.parametrize(
+    ("name", "least"),
+    [("mobilenetv3_small_050", 32), ("resnet10t", 32), ("convnext_atto", 32), ("vit_tiny_patch16_224", 16)],
+)
+def test_images_smaller_than_a_cell_of_the_last_map_are_refused(name, least):
+    message = f"image_size={least - 1} is too small for the backbone '{name}'; use at least {least}."
+    with pytest.raises(InputError, match=whole(message)):
+        create(name, image_size=least - 1)
+    assert create(name, image_size=least)[1].size == least
 
 
 def test_channels_that_no_size_mends_are_refused():

@@ -310,6 +310,19 @@ def test_loss_that_is_not_finite_later_ends_the_training_with_the_best_weights(n
     assert all(value.isfinite().all() for value in network.state_dict().values())
 
 
+def test_a_loss_that_explodes_but_stays_finite_is_told_once(network, train):
+    with pytest.warns(MultiLabelKitWarning) as caught:
+        state = fit(network, train, learning_rate=1e4, schedule="constant", optimizer="adamw", ema=None, max_epochs=3)
+    (message,) = [str(warning.message) for warning in caught if "diverged" in str(warning.message)]
+    assert re.fullmatch(
+        r"The training loss rose from 0\.\d+ in the first batch to [\d.e+]+ on average in epoch 1, at "
+        r"learning_rate=1e\+04: this training has diverged\. Try a tenth of that learning rate, clip_norm=1, or "
+        r"precision='fp32'\.",
+        message,
+    )
+    assert state.history[0]["train_loss"] > 20
+
+
 @pytest.mark.parametrize("num_workers", [0, 3])
 @pytest.mark.parametrize("ema", [None, 0.9])
 def test_same_seed_gives_the_same_weights_bit_by_bit(shapes, num_workers, ema):

@@ -16,7 +16,7 @@ from multilabelkit.errors import InputError
 __all__ = ["ClassEncoder", "create_encoder", "encode_classes"]
 
 _ARRAYS = (np.ndarray, pd.Series, pd.Index, pd.api.extensions.ExtensionArray)
-_OTHER_CLASSIFIER = "several labels an image are for MultiLabelImageClassifier."
+_OTHER_CLASSIFIER = "MultiLabelImageClassifier takes several labels an image."
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,7 +124,7 @@ def _list_values(y: Any, name: str) -> Iterable[Any]:
     if len(shape) != 1:
         raise InputError(
             f"{name} must be one-dimensional, with one class name per image. Got the shape {shape}; pass one column as "
-            f"y.ravel() of an array or y['class'] of a table. A table of {_OTHER_CLASSIFIER}"
+            f"y.ravel() of an array or y['class'] of a table. {_OTHER_CLASSIFIER}"
         )
     values = y.tolist() if isinstance(y, _ARRAYS) or hasattr(y, "detach") else y
     if not isinstance(values, Sequence) or isinstance(values, (bytes, bytearray)):
@@ -149,7 +149,7 @@ def _read_name(value: Any, row: int, name: str) -> Label | None:
     if isinstance(value, Collection) and not isinstance(value, (str, bytes)):
         raise InputError(
             f"Row {row} of {name} is {shorten(value)}, but where classes exclude each other each image has one. Pass "
-            f"its name alone; {_OTHER_CLASSIFIER}"
+            f"its name alone. {_OTHER_CLASSIFIER}"
         )
     raise InputError(
         f"{shorten(value)} in row {row} of {name} is no class name: that is a non-empty string or an integer, and None "

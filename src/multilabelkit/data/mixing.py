@@ -43,9 +43,11 @@ _FIELDS: dict[str, list[Constraint]] = {
     "cutmix_alpha": [Interval(float, 0)],
     "probability": [Interval(float, 0, 1, open_low=True)],
 }
-_PARAMETERS: dict[str, list[Constraint]] = {
-    "mixup": [Choice((*_MIXINGS, None)), Check(lambda v: isinstance(v, Mapping), f"a dict of {', '.join(_FIELDS)}")]
-}
+# What the `mixup` parameter may be; the fields of a dict are checked by `create_mixing`.
+MIXUP: list[Constraint] = [
+    Choice((*_MIXINGS, None)),
+    Check(lambda v: isinstance(v, Mapping), f"a dict of {', '.join(_FIELDS)}"),
+]
 
 
 def create_mixing(mixup: str | Mapping[str, float] | None) -> Mixing | None:
@@ -71,7 +73,7 @@ def create_mixing(mixup: str | Mapping[str, float] | None) -> Mixing | None:
     >>> create_mixing({"mixup_alpha": 0.4, "probability": 0.5})
     Mixing(mixup_alpha=0.4, cutmix_alpha=0.0, probability=0.5)
     """
-    check_parameters("create_mixing", {"mixup": mixup}, _PARAMETERS)
+    check_parameters("create_mixing", {"mixup": mixup}, {"mixup": MIXUP})
     if mixup is None or isinstance(mixup, str):
         return None if mixup is None else _MIXINGS[mixup]
     unknown = [name for name in mixup if name not in _FIELDS]

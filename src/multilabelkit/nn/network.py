@@ -237,9 +237,11 @@ def _count_features(network: Network, spec: InputSpec, *, head: str | None) -> i
 
 
 def _check_declared_size(backbone: nn.Module, spec: InputSpec) -> None:
-    """Refuse what timm says is too small, even where a forward pass would not fail."""
+    """Refuse what timm says is too small, and less than one cell of the last map, even where a forward pass works."""
     config = getattr(backbone, "pretrained_cfg", None) or {}
-    least = max((config.get("min_input_size") or (0,))[1:], default=0)
+    stages = getattr(backbone, "feature_info", None)
+    cells = [stage.get("reduction") or 0 for stage in stages] if isinstance(stages, list) else []
+    least = max([*(config.get("min_input_size") or ())[1:], *cells], default=0)
     if spec.size < least:
         name = config.get("architecture") or type(backbone).__name__
         raise InputError(f"image_size={spec.size} is too small for the backbone {name!r}; use at least {least}.")

@@ -18,6 +18,7 @@ from multilabelkit.data.images import InputSpec
 from multilabelkit.nn.heads import LinearHead
 from multilabelkit.nn.losses import binary_cross_entropy
 from multilabelkit.nn.network import Network
+from multilabelkit.training.callbacks import announce
 from multilabelkit.training.labelled import LabelledFeatures
 from multilabelkit.training.loop import TrainingInterrupted, train_network
 from multilabelkit.training.settings import TrainingSettings
@@ -123,6 +124,8 @@ def fit_head(network: Network, train: LabelledFeatures, *, spec: InputSpec, sett
         patience=None,
         verbose=False,
     )
+    if settings.verbose:
+        announce(f"fitting the head on them for {n_epochs} epochs")
     try:
         train_network(create_head_network(network), train, None, spec=spec, settings=alone)
     except TrainingInterrupted:  # of a head that is not yet the result of anything

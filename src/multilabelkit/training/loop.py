@@ -35,6 +35,7 @@ from multilabelkit.training.sampling import draw_rows
 from multilabelkit.training.settings import TrainingSettings
 
 _LONG_AVERAGE, _SHORT_AVERAGE = 1, 9  # warm-ups, see `create_average`
+_EXPLOSION = 20  # times the loss of the first batch, or 1 where that is less: a sure sign that a training diverges
 _ADVICE = "Try a tenth of that learning rate, clip_norm=1, or precision='fp32'."
 
 
@@ -194,6 +195,7 @@ def _run_epochs(
         state.epoch, state.step = epoch, 0
         row: dict[str, Any] = {"epoch": run.settings.first_epoch + epoch}
         row["train_loss"] = run.train_epoch(state, callbacks)
+        run.warn_of_explosion(row["train_loss"], epoch)
         logits, result = None, run.result
         _check_finite(_has_finite_weights(result), "weights", run, state)
         if valid is not None:
@@ -320,6 +322,7 @@ class _Run:
         self.network, self.optimizer = self.accelerator.prepare(network, optimizer)
         # In fp16 small gradients vanish unless the loss is scaled up.
         self.scaler = torch.amp.GradScaler(settings.device.type, enabled=settings.dtype == torch.float16)
+        self.first_loss, self.has_exploded = math.nan, False
         self.average = None
         if settings.ema is not None:
             # Weights that are drawn to their start are worth averaging from the start.
@@ -348,6 +351,8 @@ class _Run:
                 loss = self.compute_loss(batch, random)
                 self.accelerator.backward(self.scaler.scale(loss / n_open))
                 state.loss = loss.item()
+                if math.isnan(self.first_loss):
+                    self.first_loss = state.loss
                 self._check_loss(state)
                 if (state.step + 1) % settings.accumulate == 0 or state.step + 1 == n_batches:
                     self.move_weights()
@@ -382,6 +387,16 @@ class _Run:
             raise _LossNotFiniteError(
                 f"The training loss became {state.loss} in epoch {state.epoch + 1}, batch {state.step + 1}, at "
                 f"learning_rate={self.learning_rate:.3g}. {_ADVICE}"
+            )
+
+    def warn_of_explosion(self, loss: float, epoch: int) -> None:
+        """Say once that the training has diverged, where the loss is still a number."""
+        if not self.has_exploded and loss > _EXPLOSION * max(1.0, self.first_loss):
+            self.has_exploded = True
+            warn(
+                f"The training loss rose from {self.first_loss:.3g} in the first batch to {loss:.3g} on average in "
+                f"epoch {epoch + 1}, at learning_rate={self.settings.learning_rate:.3g}: this training has diverged. "
+                f"{_ADVICE}"
             )
 
     def compute_loss(self, batch: Batch, random: np.random.Generator) -> torch.Tensor:
