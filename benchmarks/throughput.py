@@ -219,26 +219,32 @@ def compare_with_peers(options: argparse.Namespace, what: str, *, n_images: int)
     """Fit one epoch and predict 200 images, each time in a fresh process, and say how ours compares."""
     if options.peers is None:
         return "peers left out, as --peers names no interpreter that has them"
-    ours_once = "import sys, throughput; throughput.fit_like_peers(int(sys.argv[1]))"
-    rounds = []
+    ours_once = "import sys, throughput; throughput.fit_like_peers(int(sys.argv[1]), head_first={})"
+    rounds, alike = [], []
     for _ in range(options.rounds):
-        rates = [read_rate(run_python(ours_once, n_images), what)]
+        rates = [read_rate(run_python(ours_once.format(True), n_images), what)]
         for peer in PEERS:
             command = [options.peers, SHARED / "bench" / f"peer_{peer}.py", n_images]
             rates.append(max(read_rate(run([*command, n_workers]), what) for n_workers in options.workers))
         rounds.append(rates + [rates[0] / rate for rate in rates[1:]])
         print(f"  {what}, images/s: ours {rates[0]}, {PEERS[0]} {rates[1]}, {PEERS[1]} {rates[2]}", flush=True)
+        if what == "train":  # the peers do not pass their images through the network first, to fit a head
+            alike.append([read_rate(run_python(ours_once.format(False), n_images), what) / rate for rate in rates[1:]])
+            print(f"  without the head first {alike[-1][0]:.2f}x, {alike[-1][1]:.2f}x", flush=True)
     ours, *others = take_medians(rounds)
     counts = f"a fit of {n_images} images and 1 epoch" if what == "train" else "200 images"
-    return f"{counts} at {ours:.1f} images/s, peers in fp32 with the better of {options.workers} workers: " + ", ".join(
+    ratios = ", ".join(
         f"{ratio:.2f}x {peer} ({rate:.1f})" for peer, rate, ratio in zip(PEERS, others[:2], others[2:], strict=True)
     )
+    if alike:
+        ratios += ", without the head first {:.2f}x and {:.2f}x".format(*take_medians(alike))
+    return f"{counts} at {ours:.1f} images/s, peers in fp32 with the better of {options.workers} workers: {ratios}"
 
 
-def fit_like_peers(n_images: int) -> None:
+def fit_like_peers(n_images: int, *, head_first: bool) -> None:
     """Do what the scripts of the peers do, where they do it, and print what they print."""
     paths, labels = read_scenes(slice(n_images))
-    classifier = create_classifier(max_epochs=1, device="cpu")
+    classifier = create_classifier(max_epochs=1, device="cpu", head_first=head_first)
     print(f"ours train {len(paths) / time_call(classifier.fit, paths, labels):.1f} img/s")
     paths, _ = read_scenes(slice(-200, None))
     print(f"ours predict {len(paths) / time_call(classifier.predict_proba, paths):.1f} img/s")
