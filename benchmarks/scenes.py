@@ -4,23 +4,16 @@
     python benchmarks/scenes.py recipe       the same at 128 px and 5 epochs, with and without each part of the recipe
     python benchmarks/scenes.py digits       5,000 images of digits, from scratch
     python benchmarks/scenes.py selection    scikit-learn's cross-validation and grid search, against a plain loop
-    python benchmarks/scenes.py speed        images a second, beside the network alone, taken in turn
 
-The photographs, the pretrained backbone and the script that measures the network alone are not part of the repository;
-MULTILABELKIT_DATA names their folder. Run on a quiet machine. A fit sees nothing of the images
-it is scored on.
+The photographs and the pretrained backbone are not part of the repository; MULTILABELKIT_DATA names their folder. A fit
+sees nothing of the images it is scored on. Speeds are measured by throughput.py.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import io
 import os
 import platform
-import re
-import statistics
-import sys
 import time
 from pathlib import Path
 
@@ -265,48 +258,6 @@ def loop_over_folds(classifier, paths, y, splits) -> np.ndarray:
     return np.array(scores)
 
 
-def measure_speed(options: argparse.Namespace) -> None:
-    """Take the library and the network alone in turn, so that a machine whose speed drifts treats both alike."""
-    sys.path.insert(0, str(SHARED / "bench"))
-    sys.dont_write_bytecode = True
-    import floor  # the network alone, on a batch that is in memory already
-
-    paths, labels = read_scenes()
-    rows = np.random.default_rng(0).permutation(len(paths))[: options.images]
-    paths, labels = [paths[row] for row in rows], labels.iloc[rows]
-    floors, ours = [read_floor(floor)], []
-    for _ in range(options.rounds):
-        classifier = create_classifier(random_state=0, max_epochs=3, validation_fraction=None, verbose=0)
-        start = time.perf_counter()
-        classifier.fit(paths, labels)
-        fit = 3 * len(paths) / (time.perf_counter() - start)
-        first, second = (len(paths) / row["seconds"] for row in classifier.history_[:2])
-        floors.append(read_floor(floor))
-        start = time.perf_counter()
-        classifier.predict_proba(paths)
-        predict = len(paths) / (time.perf_counter() - start)
-        floors.append(read_floor(floor))
-        ours.append({"fit": fit, "first epoch": first, "second epoch": second, "predict": predict})
-        around_fit, around_predict = np.mean(floors[-3:-1], axis=0)[0], np.mean(floors[-2:], axis=0)[1]
-        ours[-1]["ratios"] = [fit / around_fit, first / around_fit, second / around_fit, predict / around_predict]
-        print(f"  network alone {floors[-3:]}, library {ours[-1]}", flush=True)
-    ratios = [statistics.median(values) for values in zip(*(row["ratios"] for row in ours), strict=True)]
-    fit, first, second, predict = ratios
-    print(
-        f"speed: {len(paths)} images from files, batch 32, 224 px, bf16, channels_last, median of {options.rounds}; "
-        f"as a share of the network alone: fit of 3 epochs, head first {fit:.3f}, its first epoch {first:.3f}, "
-        f"its second {second:.3f}, predict {predict:.3f}"
-    )
-
-
-def read_floor(floor) -> tuple[float, float]:
-    """Return the images a second of the network alone, in training and in prediction."""
-    with contextlib.redirect_stdout(io.StringIO()) as output:
-        floor.measure(True, True)
-    train, infer = re.search(r"train\s+([\d.]+) img/s\s+infer\s+([\d.]+)", output.getvalue()).groups()
-    return float(train), float(infer)
-
-
 def main() -> None:
     """Run the parts asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -315,7 +266,6 @@ def main() -> None:
         "recipe": measure_recipe,
         "digits": measure_digits,
         "selection": measure_selection,
-        "speed": measure_speed,
     }
     parser.add_argument("part", choices=parts)
     parser.add_argument("--seed", type=int, default=0, help="seed of the selection part")
@@ -328,8 +278,7 @@ def main() -> None:
         action="store_true",
         help="in the accuracy part, score a second time after refit=True, with tta='hflip'",
     )
-    parser.add_argument("--images", type=int, default=480, help="images in the selection and speed parts")
-    parser.add_argument("--rounds", type=int, default=3, help="rounds of the speed part")
+    parser.add_argument("--images", type=int, default=480, help="images in the selection part")
     options = parser.parse_args()
     print(f"{os.cpu_count()} processors ({platform.machine()}), torch {torch.__version__}")
     parts[options.part](options)

@@ -106,7 +106,9 @@ def fit_head(network: Network, train: LabelledFeatures, *, spec: InputSpec, sett
         )
         return
     batch_size = min(settings.batch_size, 64)
-    n_epochs = min(200, max(5, math.ceil(_N_STEPS * batch_size / len(train.features))))
+    # More than some thirty rounds of few images make the head too sure of itself: an MLP on 85 photographs has a
+    # held-out loss of 0.27 after 20 rounds, and of 0.35 after 100.
+    n_epochs = min(30, max(5, math.ceil(_N_STEPS * batch_size / len(train.features))))
     alone = dataclasses.replace(
         settings,
         batch_size=batch_size,
