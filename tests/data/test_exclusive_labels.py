@@ -133,13 +133,10 @@ def test_y_is_left_as_it_is():
     assert y.tolist() == ["sea", None, "trees"]
 
 
-ONE_EACH = (
-    "but where classes exclude each other each image has one. Pass its name alone; several labels an image are for "
-)
-ONE_EACH += "MultiLabelImageClassifier."
+OTHER = "MultiLabelImageClassifier takes several labels an image."
+ONE_EACH = f"but where classes exclude each other each image has one. Pass its name alone. {OTHER}"
 NO_NAME = "is no class name: that is a non-empty string or an integer, and None where it is unknown."
-TABLE = "pass one column as y.ravel() of an array or y['class'] of a table. A table of several labels an image are for "
-TABLE += "MultiLabelImageClassifier."
+TABLE = f"pass one column as y.ravel() of an array or y['class'] of a table. {OTHER}"
 NO_LIST = "y must be a list with one class name per image. Got {} instead."
 
 
