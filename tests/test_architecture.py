@@ -17,6 +17,8 @@ data
 datasets
 metrics
 threshold_prior
+threshold_sweeps
+threshold_objectives
 thresholds calibration rules
 stratification
 model_selection
@@ -72,6 +74,8 @@ WITHOUT_TORCH = (
     "datasets",
     "metrics",
     "threshold_prior",
+    "threshold_sweeps",
+    "threshold_objectives",
     "thresholds",
     "calibration",
     "rules",

@@ -449,7 +449,8 @@ def test_threshold_report_counts_and_measures_each_class():
     [
         (
             lambda: tune_thresholds([[1]], [[0.5]], objective="f2"),
-            "The 'objective' parameter of tune_thresholds must be 'f1' or 'global'. Got 'f2' instead.",
+            "The 'objective' parameter of tune_thresholds must be 'f1', 'fbeta', 'micro_f1', "
+            "'samples_f1', 'global', 'precision', 'recall', 'cost', 'youden' or 'prior'. Got 'f2' instead.",
         ),
         (
             lambda: tune_thresholds([[1]], [[0.5]], shrink="none"),

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from scipy.optimize import minimize
 from scipy.special import expit, logit
+
+# (calibrated probabilities in ascending order, how many samples have each) -> the threshold that theory finds best.
+Expectation = Callable[[np.ndarray, np.ndarray], float]
 
 _TINY = 1e-7  # nearest to 0 and 1 that a number counts as when it becomes a logit
 _REACH = np.log1p(-_TINY) - np.log(_TINY)  # the largest logit there is
@@ -29,11 +34,43 @@ def move_towards(thresholds, target, weight):
     return np.where(weight > 0, moved, thresholds)
 
 
-def compute_anchors(kind: np.ndarray, scores: np.ndarray) -> np.ndarray:
+def expect_fbeta(proba: np.ndarray, count: np.ndarray, *, beta: float = 1.0) -> float:
+    """Return the best threshold for F-beta under calibrated probabilities: the best F-beta over 1 + beta ** 2.
+
+    Parameters
+    ----------
+    proba, count : ndarray of shape (n_bins,)
+        Calibrated probabilities in ascending order, and how many samples have each.
+    beta : float, default=1.0
+        How many times as much recall counts as precision.
+
+    Examples
+    --------
+    >>> expect_fbeta(np.array([0.2, 0.8]), np.array([1, 1]))  # F1 is 1.6 / 2 for one of them, 2 / 3 for both
+    0.4
+    """
+    hits, predicted = np.cumsum((proba * count)[::-1]), np.cumsum(count[::-1])
+    return float(np.max(hits / (beta**2 * hits[-1] + predicted)))
+
+
+def expect_prevalence(proba: np.ndarray, count: np.ndarray) -> float:
+    """Return the best threshold for Youden's index under calibrated probabilities: their mean.
+
+    Examples
+    --------
+    >>> expect_prevalence(np.array([0.2, 0.8]), np.array([3, 1]))
+    0.35
+    """
+    return float(proba @ count / count.sum())
+
+
+def compute_anchors(
+    kind: np.ndarray, scores: np.ndarray, expect: Expectation = expect_fbeta, *, pooled: bool = False
+) -> np.ndarray:
     """Guess the best threshold of each class from the probabilities of the class and the labels of all classes.
 
     One sigmoid(a * logit + b), fitted to all known cells at once, calibrates the probabilities. Under calibrated
-    probabilities the best threshold is half the best F1 to be expected, which takes no label of the class itself.
+    probabilities theory knows the best threshold, for F1 half the best F1, and takes no label of the class itself.
 
     Parameters
     ----------
@@ -41,6 +78,10 @@ def compute_anchors(kind: np.ndarray, scores: np.ndarray) -> np.ndarray:
         int16: 0 absent, 1 present, 2 unknown (left out).
     scores : ndarray of shape (n_classes, n_samples)
         Probabilities in [0, 1].
+    expect : callable, default=expect_fbeta
+        What theory knows.
+    pooled : bool, default=False
+        Whether to expect it of all classes together, as measures that pool their cells want.
 
     Returns
     -------
@@ -58,16 +99,20 @@ def compute_anchors(kind: np.ndarray, scores: np.ndarray) -> np.ndarray:
     >>> to_proba(compute_anchors(kind, np.array([[0.1, 0.3, 0.6, 0.8], [0.05, 0.1, 0.1, 0.3]]))).round(2)
     array([0.36, 0.23])
     """
-    slope, offset = _fit_sigmoid(sum(_bin_logits(*column) for column in zip(kind, scores, strict=True)))
-    anchors = np.full(len(kind), np.nan)
-    # Note: the bins are counted twice because those of all classes together may not fit in memory.
-    for place, column in enumerate(zip(kind, scores, strict=True)):
-        absent, present, total = _bin_logits(*column)
-        known = absent + present > 0
-        if known.any():
-            count = (absent + present)[known]
-            expected_f1 = _compute_expected_f1(expit(slope * total[known] / count + offset), count)
-            anchors[place] = (logit(expected_f1.max() / 2) - offset) / slope
+    everything = sum(_bin_logits(*column) for column in zip(kind, scores, strict=True))
+    slope, offset = _fit_sigmoid(everything)
+
+    def compute_anchor(binned):
+        absent, present, total = binned[:, binned[0] + binned[1] > 0]
+        count = absent + present
+        if not len(count):
+            return np.nan
+        return (logit(expect(expit(slope * total / count + offset), count)) - offset) / slope
+
+    if pooled:
+        anchors = np.full(len(kind), compute_anchor(everything))
+    else:  # Note: the bins are counted twice because those of all classes together may not fit in memory.
+        anchors = np.array([compute_anchor(_bin_logits(*column)) for column in zip(kind, scores, strict=True)])
     return np.clip(anchors, -_REACH, _REACH)
 
 
@@ -130,9 +175,3 @@ def _fit_sigmoid(binned):
     limits = [(_MIN_SLOPE, None), (None, None)]
     options = {"ftol": 1e-15, "gtol": 1e-10}
     return minimize(compute_loss, [1.0, 0.0], jac=True, method="L-BFGS-B", bounds=limits, options=options).x
-
-
-def _compute_expected_f1(proba, count):
-    """Return the expected F1 of cutting below each of the ascending calibrated probabilities."""
-    hits, predicted = np.cumsum((proba * count)[::-1]), np.cumsum(count[::-1])
-    return 2 * hits / (hits[-1] + predicted)

@@ -22,11 +22,19 @@ from multilabelkit.checks import (
 )
 from multilabelkit.errors import InputError, warn
 from multilabelkit.metrics import f1_score
+from multilabelkit.threshold_objectives import (
+    OBJECTIVES,
+    POOLED,
+    Cut,
+    check_options,
+    choose_expectation,
+    cut_everything,
+    list_cuts,
+)
 from multilabelkit.threshold_prior import combine_with_anchors, compute_anchors, move_towards, to_logit, to_proba
 
-__all__ = ["apply_thresholds", "fix_thresholds", "threshold_report", "tune_thresholds"]
+__all__ = ["OBJECTIVES", "apply_thresholds", "fix_thresholds", "threshold_report", "tune_thresholds"]
 
-OBJECTIVES = ("f1", "global")
 _CONSTRAINTS: dict[str, list[Constraint]] = {
     "objective": [Choice(OBJECTIVES)],
     "n_bootstraps": [Interval(int, 0)],
@@ -34,7 +42,6 @@ _CONSTRAINTS: dict[str, list[Constraint]] = {
     "random_state": RANDOM_STATE,
 }
 _FEW = 5  # fewer positives than this do not pin a threshold down
-_N_BINS = 1024  # of the histogram that finds the stretch of scores to sort
 _N_NAMES = 20  # classes that a message lists before it gives a count
 
 
@@ -43,6 +50,11 @@ def tune_thresholds(
     proba: Any,
     *,
     objective: str = "f1",
+    beta: float | None = None,
+    target: float | None = None,
+    confidence: float | None = None,
+    cost_fp: float | None = None,
+    cost_fn: float | None = None,
     n_bootstraps: int = 20,
     shrink: float | str = "auto",
     classes: Sequence[Any] | np.ndarray | None = None,
@@ -51,9 +63,9 @@ def tune_thresholds(
     """Choose one decision threshold per class from held-out predictions.
 
     A sweep finds the midpoint between two neighbouring probabilities of known samples (or between 0 and the lowest)
-    that gives a class its best F1; if several do, the one nearest to 0.5, then the lower. The best midpoint of few
-    samples is largely luck, so that the threshold of a class is the mean of the sweeps of `n_bootstraps` resamples of
-    its samples, drawn towards a guess that takes its probabilities alone: half the best F1 to be expected of them,
+    that is best for a class; if several are, the one nearest to 0.5, then the lower. The best midpoint of few samples
+    is largely luck, so that the threshold of a class is the mean of the sweeps of `n_bootstraps` resamples of its
+    samples, drawn towards a guess that takes its probabilities alone: for F1, half the best F1 to be expected of them,
     once one sigmoid has calibrated all classes together. How far, all classes decide: wholly where chance explains why
     theirs differ from the guesses, hardly where they truly differ. Means are taken of logits.
 
@@ -63,11 +75,28 @@ def tune_thresholds(
         1 present, 0 absent, NaN unknown (left out for that class).
     proba : array-like of shape (n_samples, n_classes)
         Probabilities in [0, 1], from samples not used for training.
-    objective : {"f1", "global"}, default="f1"
-        "f1" gives every class the threshold of its best F1 and so the best macro-F1. "global" gives all classes the
-        one threshold of the best micro-F1 over all known labels, by a plain sweep, which suits very few samples.
+    objective : str, default="f1"
+        What is best:
+
+        - "f1": the F1 of each class, and so macro-F1; "fbeta": its F-beta.
+        - "micro_f1", "samples_f1": the F1 of all cells together, and the mean F1 of the samples (0 where a sample has
+          no label), by coordinate ascent over the classes.
+        - "global": the micro-F1 of one threshold for all classes, by a plain sweep, which suits very few samples.
+        - "precision": the most recall at a precision of at least `target`; "recall": the most precision at a recall of
+          at least `target`. Each as its lower confidence bound (Clopper and Pearson) says at the very threshold.
+        - "cost": the least cost, at `cost_fp` a false alarm and `cost_fn` a miss.
+        - "youden": recall plus specificity. "prior": as many predictions as there are positives.
+    beta : float > 0, default=None
+        Of "fbeta", which needs it: how many times as much recall counts as precision.
+    target : float in (0, 1), default=None
+        Of "precision" and "recall", which need it.
+    confidence : float in (0, 1), default=None
+        Of the bounds of "precision" and "recall"; None is 0.95.
+    cost_fp, cost_fn : float > 0, default=None
+        Of "cost"; None is 1.
     n_bootstraps : int, default=20
-        Resamples whose sweeps are averaged. 0 takes the plain sweep, exact on these samples and worse on others.
+        Resamples whose sweeps are averaged. 0 takes the plain sweep, exact on these samples and worse on others. It
+        has no effect on "global", "precision", "recall" and "prior", which are exact.
     shrink : float or "auto", default="auto"
         "auto" draws towards the guesses; with fewer than 2 `n_bootstraps` it cannot tell chance, and does as 0 does. A
         number draws towards the global threshold, as if that were the choice of so many further positives: with 5, a
@@ -85,13 +114,13 @@ def tune_thresholds(
     Raises
     ------
     InputError
-        If the shapes differ, `proba` leaves [0, 1] or the objective is unknown.
+        If the shapes differ, `proba` leaves [0, 1], the objective is unknown or an option does not belong to it.
 
     Warns
     -----
     MultiLabelKitWarning
-        If a class has no known positive (it gets the global threshold, or 0.5 if no class has one), and if a class
-        has fewer than 5.
+        If a class has no known positive (it gets the global threshold, or 0.5 if no class has one), if a class has
+        fewer than 5, and if a target cannot be attained: the threshold is then 1 for "precision", and 0 for "recall".
 
     References
     ----------
@@ -106,9 +135,13 @@ def tune_thresholds(
     array([0.275, 0.55 ])
     >>> tune_thresholds(y_true, proba).round(2)
     array([0.27, 0.44])
+    >>> tune_thresholds(y_true, proba, objective="recall", target=0.5)
+    array([0.275, 0.55 ])
     """
     given = {"objective": objective, "n_bootstraps": n_bootstraps, "shrink": shrink, "random_state": random_state}
     check_parameters("tune_thresholds", given, _CONSTRAINTS)
+    options = {"beta": beta, "target": target, "confidence": confidence, "cost_fp": cost_fp, "cost_fn": cost_fn}
+    options = check_options("tune_thresholds", objective, options)
     y_true = check_indicator(y_true)
     proba = check_scores(y_true, proba)
     n_classes = y_true.shape[1]
@@ -121,11 +154,18 @@ def tune_thresholds(
     kind = np.where(np.isnan(y_true), 2, y_true).T.astype(np.int16, order="C")  # (c, n): absent, present, unknown
     scores = np.ascontiguousarray(proba.T)  # (c, n)
     if objective == "global":
-        return np.full(n_classes, _sweep(kind.ravel(), scores.ravel()))
+        return np.full(n_classes, cut_everything(objective, kind, scores, options))
     seed = check_random_state(random_state).randint(2**31 - 1)
     shrink = 0 if shrink == "auto" and n_bootstraps < 2 else shrink
-    thresholds = _tune_by_class(kind, scores, n_positive, n_bootstraps, shrink, seed)
-    for message in filter(None, [_describe_empty(names, n_positive, thresholds), _describe_few(names, n_positive)]):
+    thresholds = _tune_by_class(objective, kind, scores, options, n_bootstraps, shrink, seed)
+    unattained = np.isnan(thresholds)
+    thresholds[unattained] = 1.0 if objective == "precision" else 0.0
+    messages = [
+        _describe_empty(names, n_positive, thresholds),
+        _describe_few(names, n_positive),
+        _describe_unattained(names, unattained, objective, options),
+    ]
+    for message in filter(None, messages):
         warn(message)
     return thresholds
 
@@ -270,86 +310,45 @@ def join_first(texts: Sequence[str]) -> str:
     return ", ".join(texts[:_N_NAMES]) + rest
 
 
-def _tune_by_class(kind, scores, n_positive, n_bootstraps, shrink, seed):
-    """Return the threshold of each class for the objective "f1"."""
-    thresholds, variance = np.full((2, len(kind)), np.nan)
+def _tune_by_class(objective, kind, scores, options, n_bootstraps, shrink, seed):
+    """Return the threshold of each class; NaN where the objective cannot be attained."""
+    n_positive = np.count_nonzero(kind == 1, axis=1)
     own, is_auto = n_positive > 0, isinstance(shrink, str)
-    for place in np.flatnonzero(own):
-        thresholds[place], variance[place] = _average_sweeps(kind[place], scores[place], n_bootstraps, seed)
-    if is_auto:
+    expect = choose_expectation(objective, options)
+    if expect is None:
+        n_bootstraps = shrink = 0
+    thresholds, variance = np.full((2, len(kind)), np.nan)
+    for place, cut in enumerate(list_cuts(objective, kind, scores, options)):
+        if own[place]:
+            thresholds[place], variance[place] = _average_sweeps(cut, n_bootstraps, seed)
+    if shrink and is_auto:
         noise = variance[own] + 1 / n_positive[own]  # resamples cannot show how little one or two positives tell
-        anchors = compute_anchors(kind, scores)[own]
+        anchors = compute_anchors(kind, scores, expect, pooled=objective in POOLED)[own]
         thresholds[own] = to_proba(combine_with_anchors(to_logit(thresholds[own]), anchors, noise))
     if not own.all() or (shrink and not is_auto):
-        for_all = _sweep(kind.ravel(), scores.ravel())
+        for_all = cut_everything(objective, kind, scores, options)
         thresholds[~own] = for_all
-        if not is_auto:
+        if shrink and not is_auto:
             thresholds[own] = move_towards(thresholds[own], for_all, shrink / (n_positive[own] + shrink))
     return thresholds
 
 
-def _average_sweeps(kind, scores, n_bootstraps, seed):
+def _average_sweeps(cut: Cut, n_bootstraps: int, seed: int) -> tuple[float, float]:
     """Return the mean of the best thresholds of resampled scores and the variance of their logits.
 
     With 0 resamples that is the best threshold of these scores, and 0.
     """
     if not n_bootstraps:
-        return _sweep(kind, scores), 0.0
+        return cut.sweep(*cut.columns), 0.0
+    kind, scores = cut.columns[:2]
     known = np.flatnonzero(kind < 2)
     rows = known[np.lexsort((kind[known], scores[known]))]  # so that the order of the samples does not matter
-    kind, scores = kind[rows], scores[rows]
+    columns = [column[rows] for column in cut.columns]
     random = np.random.default_rng(seed)
     draws = (random.integers(len(rows), size=len(rows)) for _ in range(n_bootstraps))
-    swept = to_logit(np.array([_sweep(kind[draw], scores[draw]) for draw in draws if kind[draw].any()]))
-    return (to_proba(swept.mean()), swept.var()) if len(swept) else (_sweep(kind, scores), 0.0)
-
-
-def _sweep(kind, scores):
-    """Return the threshold with the best F1 for one column; `kind` is 0 absent, 1 present, 2 unknown.
-
-    The best cut lies just below a positive, and most scores lie far from it. A histogram bounds the F1 of every cut
-    within a bin, so that only the bins that can hold the best one are sorted.
-    """
-    bins = (scores * _N_BINS).astype(np.int16)
-    counts = np.bincount(kind * (_N_BINS + 1) + bins, minlength=3 * (_N_BINS + 1)).reshape(3, -1)[:2]
-    above = np.pad(counts[:, ::-1].cumsum(axis=1)[:, ::-1], [(0, 0), (0, 1)])  # absent, present; from the bin upwards
-    n_positive = above[1, 0]
-    reached = _compute_f1(above[1, :-1], above[0, :-1], n_positive)  # cutting at the foot of the bin
-    bound = _compute_f1(above[1, :-1], above[0, 1:], n_positive)  # all its positives, none of its negatives
-    hopeful = np.flatnonzero((counts[1] > 0) & (bound >= reached.max()))
-    low, high = hopeful[0], hopeful[-1]
-    # The midpoint also needs the next lower score, wherever it is.
-    lower = np.flatnonzero(counts[:, :low].any(axis=0))
-    rows = (bins >= (lower[-1] if len(lower) else low)) & (bins <= high)
-    return _sweep_sorted(
-        np.sort(scores[rows & (kind == 1)]), np.sort(scores[rows & (kind == 0)]), above[:, high + 1], n_positive
-    )
-
-
-def _sweep_sorted(positives, negatives, higher, n_positive):
-    """Try every cut just below a positive, given how many (absent, present) scores lie higher still."""
-    first = np.flatnonzero(np.diff(positives, prepend=-1.0))  # of each run of equal scores
-    cuts = positives[first]
-    n_below = np.searchsorted(negatives, cuts)
-    f1 = _compute_f1(higher[1] + len(positives) - first, higher[0] + len(negatives) - n_below, n_positive)
-    best = f1 == f1.max()
-    lower = np.maximum(
-        np.concatenate([[0.0], positives])[first[best]], np.concatenate([[0.0], negatives])[n_below[best]]
-    )
-    middle = _split(lower, cuts[best])
-    return middle[np.argmin(np.abs(middle - 0.5))]
-
-
-def _compute_f1(hits, false_alarms, n_positive):
-    return 2 * hits / (n_positive + hits + false_alarms)
-
-
-def _split(lower, upper):
-    """Return the midpoints, or `upper` where two scores are so near that a midpoint would not keep them apart."""
-    middle = lower + (upper - lower) / 2
-    # Note: thresholds meet scores in float32 too (torch, exported models), where a midpoint may round onto a score.
-    rounded = middle.astype(np.float32)
-    return np.where((rounded > lower) & (rounded <= upper), middle, upper)
+    resamples = ([column[draw] for column in columns] for draw in draws)
+    swept = to_logit(np.array([cut.sweep(*resample) for resample in resamples if resample[0].any()]))
+    return (to_proba(swept.mean()), swept.var()) if len(swept) else (cut.sweep(*columns), 0.0)
 
 
 def _order_by_class(thresholds, names):
@@ -387,6 +386,18 @@ def _describe_few(names, n_positive):
         f"Fewer than {_FEW} known positives make the thresholds of {len(few)} of {len(names)} classes uncertain: "
         f"{join_first([f'{names[place]!r} ({n_positive[place]})' for place in few])}. "
         "Tune on more samples, or choose 'global', one threshold for all classes."
+    )
+
+
+def _describe_unattained(names, unattained, objective, options):
+    """Say for which classes a target is out of reach; nothing if there is none."""
+    if not unattained.any():
+        return None
+    consequence = "1, which predicts nearly nothing" if objective == "precision" else "0, which predicts all"
+    return (
+        f"A {objective} of {options['target']:g} is not attainable with a confidence of {options['confidence']:g} in "
+        f"{np.count_nonzero(unattained)} of {len(names)} classes; their thresholds are {consequence}: "
+        f"{join_first([repr(names[place]) for place in np.flatnonzero(unattained)])}."
     )
 
 
