@@ -1,274 +1,140 @@
+"""What holds for every metric, and the scorers made of them; the tests of the modules hold the numbers."""
+
 import pickle
 import re
-import warnings
+from functools import partial
 
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn import metrics as reference
+from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import cross_val_score
+from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.multiclass import OneVsRestClassifier
+from sklearn.multioutput import ClassifierChain, MultiOutputClassifier
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.neural_network import MLPClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from multilabelkit import metrics
 from multilabelkit.errors import InputError
 
 EXACT = {"rtol": 0, "atol": 1e-12}
-N_MATRICES = 300
-RATES = {
-    metrics.f1_score: reference.f1_score,
-    metrics.precision_score: reference.precision_score,
-    metrics.recall_score: reference.recall_score,
+OF_DECISIONS = {
+    **{
+        f"{name}-{average}": partial(getattr(metrics, f"{name}_score"), average=average)
+        for name in ("f1", "precision", "recall")
+        for average in ("macro", "micro", "samples", "weighted")
+    },
+    "cp_cr_cf1": metrics.cp_cr_cf1,
+    "op_or_of1": metrics.op_or_of1,
+    "binary_accuracy": metrics.binary_accuracy,
+    "hamming_loss": metrics.hamming_loss,
+    "subset_accuracy": metrics.subset_accuracy,
 }
-AVERAGES = ["macro", "micro", "samples", "weighted", None]
+OF_SCORES = {
+    "mean_average_precision": metrics.mean_average_precision,
+    "label_ranking_average_precision": metrics.label_ranking_average_precision,
+    "label_ranking_loss": metrics.label_ranking_loss,
+    "coverage_error": metrics.coverage_error,
+    "binary_cross_entropy": metrics.binary_cross_entropy,
+    **{f"brier_score-{average}": partial(metrics.brier_score, average=average) for average in ("macro", "micro")},
+    **{
+        f"ece-{strategy}-{average}": partial(
+            metrics.expected_calibration_error, average=average, strategy=strategy, n_bins=5
+        )
+        for strategy in ("quantile", "uniform")
+        for average in ("macro", "micro")
+    },
+}
+# Numbers by class: the function and which of its inputs it takes.
+BY_CLASS = {
+    "f1": (partial(metrics.f1_score, average=None), "y_pred"),
+    "confusion": (metrics.multilabel_confusion_matrix, "y_pred"),
+    "average_precision": (metrics.average_precision, "scores"),
+    "brier_score": (partial(metrics.brier_score, average=None), "scores"),
+    "ece": (partial(metrics.expected_calibration_error, average=None), "scores"),
+}
+ALL = {
+    **{name: (measure, "y_pred") for name, measure in OF_DECISIONS.items()},
+    **{name: (measure, "scores") for name, measure in OF_SCORES.items()},
+}
+EVERY = ALL | BY_CLASS | {"predicted_instead": (metrics.predicted_instead_matrix, "y_pred")}
 
 
 def draw(seed):
-    """Return a table of labels, scores with ties, decisions and weights, with absent and full classes among them."""
+    """Return labels of which some are unknown, what is predicted (scores have ties), and counts as weights."""
     rng = np.random.default_rng(seed)
-    shape = rng.integers(2, 30), rng.integers(2, 7)  # sklearn wants two columns for a multi-label table
-    y_true = (rng.random(shape) < rng.choice([0.0, 0.1, 0.4, 1.0], shape[1])).astype(float)
+    shape = rng.integers(1, 25), rng.integers(1, 6)
+    y_true = (rng.random(shape) < rng.choice([0.0, 0.2, 0.5, 1.0], shape[1])).astype(float)
+    y_true[rng.random(shape) < rng.choice([0.0, 0.3])] = np.nan
     scores = np.round(rng.random(shape), rng.integers(1, 4))
-    return y_true, scores, (scores >= rng.random(shape[1])).astype(int), rng.integers(0, 4, shape[0]) + 0.5
+    return y_true, {"scores": scores, "y_pred": (scores >= 0.5).astype(int)}, rng.integers(0, 4, shape[0])
 
 
-def hide(y_true, seed, share=0.3):
-    return np.where(np.random.default_rng(seed).random(y_true.shape) < share, np.nan, y_true)
-
-
-@pytest.mark.parametrize("average", AVERAGES)
-@pytest.mark.parametrize("ours", RATES, ids=lambda ours: ours.__name__)
-def test_rates_equal_sklearn_on_random_matrices(ours, average):
-    for seed in range(N_MATRICES):
-        y_true, _, y_pred, weight = draw(seed)
-        params = {"average": average, "zero_division": seed % 2, "sample_weight": weight if seed % 3 else None}
-        expected = RATES[ours](y_true, y_pred, **(params | {"zero_division": float(seed % 2)}))
-        np.testing.assert_allclose(ours(y_true, y_pred, **params), expected, **EXACT)
-
-
-@pytest.mark.parametrize("weighted", [False, True])
-def test_cell_and_row_metrics_equal_sklearn_on_random_matrices(weighted):
-    for seed in range(N_MATRICES):
-        y_true, scores, y_pred, weight = draw(seed)
-        params = {"sample_weight": weight if weighted else None}
-        cells = {"sample_weight": np.repeat(weight, y_true.shape[1])} if weighted else {}
-        pairs = [
-            (metrics.hamming_loss(y_true, y_pred, **params), reference.hamming_loss(y_true, y_pred, **params)),
-            (
-                metrics.binary_accuracy(y_true, y_pred, **params),
-                reference.accuracy_score(y_true.ravel(), y_pred.ravel(), **cells),
-            ),
-            (metrics.subset_accuracy(y_true, y_pred, **params), reference.accuracy_score(y_true, y_pred, **params)),
-            (
-                metrics.binary_cross_entropy(y_true, scores, **params),
-                reference.log_loss(y_true.ravel(), scores.ravel(), labels=[0, 1], **cells),
-            ),
-        ]
-        for ours, expected in pairs:
-            assert ours == pytest.approx(expected, rel=0, abs=1e-12)
-
-
-@pytest.mark.parametrize("weighted", [False, True])
-def test_average_precision_equals_sklearn_with_ties_and_unknown_labels(weighted):
-    for seed in range(N_MATRICES):
-        y_true, scores, _, weight = draw(seed)
-        y_true = hide(y_true, seed)
-        ours = metrics.average_precision(y_true, scores, sample_weight=weight if weighted else None)
-        for place, (truth, score) in enumerate(zip(y_true.T, scores.T, strict=True)):
-            known = ~np.isnan(truth)
-            if not np.any(truth == 1):
-                assert np.isnan(ours[place])
-                continue
-            params = {"sample_weight": weight[known]} if weighted else {}
-            expected = reference.average_precision_score(truth[known], score[known], **params)
-            assert ours[place] == pytest.approx(expected, rel=0, abs=1e-12)
-
-
-def test_average_precision_of_a_worked_example():
-    # ranks: hit, miss, hit -> (1/1 + 2/3) / 2
-    assert metrics.average_precision([[1], [0], [1]], [[0.9], [0.8], [0.7]])[0] == pytest.approx(5 / 6)
-
-
-def test_average_precision_of_equal_scores_is_the_share_of_positives():
-    assert metrics.average_precision([[1], [0], [0], [0]], [[0.3]] * 4)[0] == pytest.approx(0.25)
-
-
-def test_average_precision_takes_logits():
-    y_true, scores, _, _ = draw(3)
-    logits = scores * 20 - 10
-    np.testing.assert_array_equal(metrics.average_precision(y_true, logits), metrics.average_precision(y_true, scores))
-
-
-def test_mean_average_precision_skips_classes_without_positives():
-    y_true, scores = [[1, 0, 1], [0, 0, 0]], [[0.9, 0.1, 0.2], [0.8, 0.2, 0.7]]
-    assert metrics.mean_average_precision(y_true, scores) == pytest.approx((1 + 0.5) / 2)
-    assert np.isnan(metrics.mean_average_precision(np.zeros((2, 3)), scores))
-
-
-@pytest.mark.parametrize("ours", RATES, ids=lambda ours: ours.__name__)
-def test_unknown_labels_are_left_out_of_each_class(ours):
+@pytest.mark.parametrize("name", EVERY)
+def test_a_weight_is_a_number_of_copies_of_a_sample(name):
+    measure, kind = EVERY[name]
     for seed in range(100):
-        y_true, _, y_pred, _ = draw(seed)
-        y_true = hide(y_true, seed)
-        scores = ours(y_true, y_pred, average=None)
-        for place, score in enumerate(scores):
-            known = ~np.isnan(y_true[:, place])
-            if not known.any():
-                assert np.isnan(score)
-                continue
-            expected = RATES[ours](y_true[known, place], y_pred[known, place], zero_division=0.0)
-            assert score == pytest.approx(expected, rel=0, abs=1e-12)
-        if not np.isnan(scores).all():
-            assert ours(y_true, y_pred) == pytest.approx(np.nanmean(scores), rel=0, abs=1e-12)
+        y_true, predicted, weight = draw(seed)
+        found = measure(y_true, predicted[kind], sample_weight=weight)
+        expected = measure(np.repeat(y_true, weight, axis=0), np.repeat(predicted[kind], weight, axis=0))
+        np.testing.assert_allclose(found, expected, **EXACT)
 
 
-@pytest.mark.parametrize("ours", RATES, ids=lambda ours: ours.__name__)
-def test_unknown_labels_are_left_out_of_each_sample(ours):
-    for seed in range(25):
-        y_true, _, y_pred, _ = draw(seed)
-        y_true = hide(y_true, seed, share=0.6)
-        rows = [(truth[~np.isnan(truth)], pred[~np.isnan(truth)]) for truth, pred in zip(y_true, y_pred, strict=True)]
-        expected = [RATES[ours](truth, pred, zero_division=0.0) for truth, pred in rows if len(truth)]
-        assert ours(y_true, y_pred, average="samples") == pytest.approx(np.mean(expected), rel=0, abs=1e-12)
-
-
-def test_unknown_labels_are_left_out_of_pooled_numbers():
-    for seed in range(100):
-        y_true, scores, y_pred, _ = draw(seed)
-        y_true = hide(y_true, seed)
-        known = ~np.isnan(y_true)
-        if not known.any():
-            continue
-        truth, pred, score = y_true[known], y_pred[known], scores[known]
-        pairs = [
-            (metrics.f1_score(y_true, y_pred, average="micro"), reference.f1_score(truth, pred, zero_division=0.0)),
-            (metrics.binary_accuracy(y_true, y_pred), np.mean(truth == pred)),
-            (metrics.hamming_loss(y_true, y_pred), np.mean(truth != pred)),
-            (
-                metrics.binary_cross_entropy(y_true, score_table(y_true, score)),
-                reference.log_loss(truth, score, labels=[0, 1]),
-            ),
-        ]
-        for ours, expected in pairs:
-            assert ours == pytest.approx(expected, rel=0, abs=1e-12)
-
-
-def score_table(y_true, known_scores):
-    """Put known scores back into their cells; the others must not matter."""
-    table = np.full(y_true.shape, 0.123)
-    table[~np.isnan(y_true)] = known_scores
-    return table
-
-
-def test_subset_accuracy_asks_for_the_known_labels_and_skips_unknown_samples():
-    y_true = [[1, np.nan], [np.nan, np.nan], [0, 1]]
-    assert metrics.subset_accuracy(y_true, [[1, 1], [0, 0], [0, 0]]) == 0.5
-
-
-def test_a_sample_without_labels_that_gets_none_counts_as_zero_division():
-    y_true, y_pred = [[0, 0], [1, 0]], [[0, 0], [1, 0]]
-    assert metrics.f1_score(y_true, y_pred, average="samples") == 0.5
-    assert metrics.f1_score(y_true, y_pred, average="samples", zero_division=1.0) == 1.0
-
-
-@pytest.mark.parametrize("measure", [*RATES, metrics.hamming_loss, metrics.binary_accuracy, metrics.subset_accuracy])
-def test_metrics_of_decisions_are_nan_where_nothing_is_known(measure):
-    assert np.isnan(measure(np.full((3, 2), np.nan), np.zeros((3, 2))))
-
-
-def test_metrics_of_scores_are_nan_where_nothing_is_known():
-    y_true, proba = np.full((3, 2), np.nan), np.zeros((3, 2))
-    assert np.isnan(metrics.binary_cross_entropy(y_true, proba))
-    assert np.isnan(metrics.mean_average_precision(y_true, proba))
-
-
-@pytest.mark.parametrize("average", AVERAGES)
-def test_weight_zero_is_as_good_as_absent(average):
+@pytest.mark.parametrize("name", EVERY)
+def test_the_order_of_the_samples_does_not_matter(name):
+    measure, kind = EVERY[name]
     for seed in range(50):
-        y_true, scores, y_pred, weight = draw(seed)
-        y_true, weight[1:2] = hide(y_true, seed), 0
-        keep = weight > 0
-        ours = metrics.f1_score(y_true, y_pred, average=average, sample_weight=weight)
-        expected = metrics.f1_score(y_true[keep], y_pred[keep], average=average, sample_weight=weight[keep])
-        np.testing.assert_allclose(ours, expected, **EXACT)
-        np.testing.assert_allclose(
-            metrics.average_precision(y_true, scores, sample_weight=weight),
-            metrics.average_precision(y_true[keep], scores[keep], sample_weight=weight[keep]),
-            **EXACT,
-        )
+        y_true, predicted, weight = draw(seed)
+        order = np.random.default_rng(seed).permutation(len(y_true))
+        found = measure(y_true[order], predicted[kind][order], sample_weight=weight[order])
+        np.testing.assert_allclose(found, measure(y_true, predicted[kind], sample_weight=weight), **EXACT)
 
 
-def test_binary_cross_entropy_stays_finite_and_clips_as_sklearn_does():
-    y_true = np.array([[1.0, 0.0], [0.0, 1.0]])
-    for dtype in (np.float32, np.float64):
-        wrong = (1 - y_true).astype(dtype)
-        expected = reference.log_loss(y_true.ravel(), wrong.ravel(), labels=[0, 1])
-        assert metrics.binary_cross_entropy(y_true, wrong) == pytest.approx(expected, rel=1e-6)
+@pytest.mark.parametrize("name", ALL | BY_CLASS)
+def test_the_order_of_the_classes_does_not_matter(name):
+    measure, kind = (ALL | BY_CLASS)[name]
+    for seed in range(50):
+        y_true, predicted, weight = draw(seed)
+        order = np.random.default_rng(seed).permutation(y_true.shape[1])
+        found = measure(y_true[:, order], predicted[kind][:, order], sample_weight=weight)
+        expected = measure(y_true, predicted[kind], sample_weight=weight)
+        np.testing.assert_allclose(found, expected[order] if name in BY_CLASS else expected, **EXACT)
 
 
-def test_one_class_works_like_many():
-    y_true, y_pred = [[1], [0], [1]], [[1], [1], [0]]
-    for average in AVERAGES[:-1]:
-        assert metrics.f1_score(y_true, y_pred, average=average) == pytest.approx(
-            0.5 if average != "samples" else 1 / 3
-        )
+@pytest.mark.parametrize("name", EVERY)
+def test_what_is_predicted_where_the_label_is_unknown_does_not_matter(name):
+    measure, kind = EVERY[name]
+    for seed in range(50):
+        y_true, predicted, weight = draw(seed)
+        other = np.where(np.isnan(y_true), 1 - predicted[kind], predicted[kind])
+        found = measure(y_true, other, sample_weight=weight)
+        np.testing.assert_array_equal(found, measure(y_true, predicted[kind], sample_weight=weight))
 
 
-def test_metrics_take_data_frames():
-    y_true, _, y_pred, _ = draw(0)
-    expected = metrics.f1_score(y_true, y_pred)
-    assert metrics.f1_score(pd.DataFrame(y_true), pd.DataFrame(y_pred)) == expected
+@pytest.mark.parametrize("name", ALL)
+def test_where_nothing_is_known_the_answer_is_unknown(name):
+    measure, _ = ALL[name]
+    assert np.isnan(measure(np.full((3, 2), np.nan), np.zeros((3, 2)))).all()
+    assert np.isnan(measure([[1], [0]], [[1], [0]], sample_weight=[0, 0])).all()
 
 
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (
-            lambda: metrics.f1_score([[1]], [[1]], average="makro"),
-            "The 'average' parameter of f1_score must be 'macro', 'micro', 'samples', 'weighted' or None. "
-            "Got 'makro' instead.",
-        ),
-        (
-            lambda: metrics.recall_score([[1]], [[1]], zero_division="warn"),
-            "The 'zero_division' parameter of recall_score must be a number >= 0 and <= 1. Got 'warn' instead.",
-        ),
-        (
-            lambda: metrics.f1_score([[1, 0]], [[1, 0.7]]),
-            "y_pred must hold only 0 and 1. Got 0.7 at row 0, column 1; "
-            "turn probabilities into decisions with apply_thresholds(proba, thresholds).",
-        ),
-        (
-            lambda: metrics.hamming_loss([[1, 0]], [[1]]),
-            "y_true and y_pred must have the same shape. Got (1, 2) and (1, 1).",
-        ),
-        (
-            lambda: metrics.average_precision([[1], [0]], [[0.1], [np.inf]]),
-            "scores must be finite. Got inf at row 1, column 0.",
-        ),
-        (
-            lambda: metrics.binary_cross_entropy([[1], [0]], [[0.1], [1.5]]),
-            "proba must be in [0, 1]. Got 1.5 at row 1, column 0.",
-        ),
-        (
-            lambda: metrics.subset_accuracy([[1], [0]], [[1], [0]], sample_weight=[1]),
-            "sample_weight must have the shape (2,) of the samples. Got (1,).",
-        ),
-        (
-            lambda: metrics.f1_score([[1], [0]], [[1], [0]], sample_weight=[1, -2]),
-            "sample_weight must be finite and >= 0. Got -2 at row 1.",
-        ),
-        (
-            lambda: metrics.make_multilabel_scorer("f1_makro"),
-            "There is no metric 'f1_makro'. Did you mean 'f1_macro' or 'f1_micro' or 'recall_macro'? Known are: "
-            "f1_macro, f1_micro, f1_samples, f1_weighted, precision_macro, precision_micro, precision_samples, "
-            "precision_weighted, recall_macro, recall_micro, recall_samples, recall_weighted, average_precision, "
-            "binary_accuracy, subset_accuracy, neg_hamming_loss, neg_bce.",
-        ),
-    ],
-)
-def test_errors_say_what_to_do(call, message):
-    with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
-        call()
+@pytest.mark.parametrize("name", EVERY)
+def test_inputs_are_not_changed(name):
+    measure, kind = EVERY[name]
+    y_true, predicted, weight = draw(7)
+    weight = weight.astype(float)
+    copies = y_true.copy(), predicted[kind].copy(), weight.copy()
+    measure(y_true, predicted[kind], sample_weight=weight)
+    for array, copy in zip((y_true, predicted[kind], weight), copies, strict=True):
+        np.testing.assert_array_equal(array, copy)
+
+
+def test_all_lists_every_metric_in_order_and_each_can_be_imported():
+    assert metrics.__all__ == sorted(metrics.__all__)
+    assert all(callable(getattr(metrics, name)) for name in metrics.__all__)
 
 
 class Fixed:
@@ -302,6 +168,17 @@ EXPECTED = {
     "subset_accuracy": lambda y: metrics.subset_accuracy(y, PROBA >= 0.5),
     "neg_hamming_loss": lambda y: -metrics.hamming_loss(y, PROBA >= 0.5),
     "neg_bce": lambda y: -metrics.binary_cross_entropy(y, PROBA),
+    "cp": lambda y: metrics.cp_cr_cf1(y, PROBA >= 0.5).precision,
+    "cr": lambda y: metrics.cp_cr_cf1(y, PROBA >= 0.5).recall,
+    "cf1": lambda y: metrics.cp_cr_cf1(y, PROBA >= 0.5).f1,
+    "op": lambda y: metrics.op_or_of1(y, PROBA >= 0.5).precision,
+    "or": lambda y: metrics.op_or_of1(y, PROBA >= 0.5).recall,
+    "of1": lambda y: metrics.op_or_of1(y, PROBA >= 0.5).f1,
+    "label_ranking_average_precision": lambda y: metrics.label_ranking_average_precision(y, PROBA),
+    "neg_label_ranking_loss": lambda y: -metrics.label_ranking_loss(y, PROBA),
+    "neg_coverage_error": lambda y: -metrics.coverage_error(y, PROBA),
+    "neg_brier_score": lambda y: -metrics.brier_score(y, PROBA),
+    "neg_expected_calibration_error": lambda y: -metrics.expected_calibration_error(y, PROBA),
 }
 
 
@@ -363,9 +240,88 @@ def test_scorer_works_in_cross_val_score():
     np.testing.assert_allclose(ours, cross_val_score(model, X, y, scoring="f1_macro", cv=3), **EXACT)
 
 
-def test_metrics_do_not_warn_about_absent_classes():
-    y_true = np.zeros((4, 2))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        metrics.f1_score(y_true, y_true)
-        metrics.mean_average_precision(y_true, y_true)
+def test_scorer_hands_its_keywords_to_the_metric():
+    classifier = Fixed(CLASSES, np.zeros((4, 3)))
+    scorer = metrics.make_multilabel_scorer("f1_samples", zero_division=1.0)
+    assert scorer(classifier, ROWS, TABLE) == 0.25  # the sample without labels is right
+    assert metrics.make_multilabel_scorer("f1_samples")(classifier, ROWS, TABLE) == 0
+    assert repr(scorer) == "make_multilabel_scorer('f1_samples', zero_division=1.0)"
+    assert pickle.loads(pickle.dumps(scorer))(classifier, ROWS, TABLE) == 0.25
+    binned = metrics.make_multilabel_scorer("neg_expected_calibration_error", n_bins=2, strategy="uniform")
+    expected = metrics.expected_calibration_error(TABLE, PROBA, n_bins=2, strategy="uniform")
+    assert binned(Fixed(CLASSES, PROBA), ROWS, TABLE) == -expected
+
+
+# What scikit-learn's own classifiers return: (n, c) tables, or a list with an (n, 2) table for each label.
+MODELS = {
+    "one-vs-rest": OneVsRestClassifier(LogisticRegression()),
+    "network": MLPClassifier((4,), max_iter=5, random_state=0),
+    "chain": ClassifierChain(LogisticRegression()),
+    "multi-output": MultiOutputClassifier(LogisticRegression()),
+    "forest": RandomForestClassifier(5, random_state=0),
+    "neighbours": KNeighborsClassifier(),
+    "pipeline": make_pipeline(StandardScaler(), RandomForestClassifier(5, random_state=0)),
+    "search": GridSearchCV(RandomForestClassifier(5, random_state=0), {"max_depth": [2]}, cv=2),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.filterwarnings("ignore:Stochastic Optimizer:sklearn.exceptions.ConvergenceWarning")
+def test_scorer_takes_every_shape_of_probabilities_of_sklearn(name):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(60, 4))
+    y = (X[:, :3] + rng.normal(size=(60, 3)) > 0.3).astype(int)
+    model = MODELS[name].fit(X, y)
+    proba = model.predict_proba(X)
+    proba = np.column_stack([table[:, 1] for table in proba]) if isinstance(proba, list) else proba
+    found = metrics.make_multilabel_scorer("average_precision")(model, X, y)
+    assert found == pytest.approx(metrics.mean_average_precision(y, proba), rel=0, abs=1e-12)
+    assert metrics.make_multilabel_scorer("cf1")(model, X, y) == metrics.cp_cr_cf1(y, model.predict(X)).f1
+
+
+def test_scorer_knows_labels_that_a_forest_saw_always_or_never():
+    X = np.arange(12.0)[:, None]
+    y = np.column_stack([np.ones(12), np.zeros(12), np.arange(12) > 5]).astype(int)
+    forest = RandomForestClassifier(5, random_state=0).fit(X, y)
+    assert [table.shape[1] for table in forest.predict_proba(X)] == [1, 1, 2]
+    expected = np.column_stack([np.ones(12), np.zeros(12), forest.predict_proba(X)[2][:, 1]])
+    found = metrics.make_multilabel_scorer("neg_brier_score")(forest, X, 1 - y)
+    assert found == -metrics.brier_score(1 - y, expected)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda: metrics.make_multilabel_scorer("f1_makro"),
+            "There is no metric 'f1_makro'. Did you mean 'f1_macro' or 'f1_micro' or 'recall_macro'? Known are: "
+            "f1_macro, f1_micro, f1_samples, f1_weighted, precision_macro, precision_micro, precision_samples, "
+            "precision_weighted, recall_macro, recall_micro, recall_samples, recall_weighted, cp, cr, cf1, op, or, "
+            "of1, average_precision, label_ranking_average_precision, binary_accuracy, subset_accuracy, "
+            "neg_hamming_loss, neg_label_ranking_loss, neg_coverage_error, neg_bce, neg_brier_score, "
+            "neg_expected_calibration_error.",
+        ),
+        (
+            lambda: metrics.make_multilabel_scorer("cf1", average="macro"),
+            "The metric 'cf1' takes no keyword 'average'. It takes: zero_division.",
+        ),
+        (
+            lambda: metrics.make_multilabel_scorer("neg_bce", n_bins=3),
+            "The metric 'neg_bce' takes no keyword 'n_bins'. It takes none.",
+        ),
+        (
+            lambda: metrics.make_multilabel_scorer("f1_samples", zero_division=2),
+            "The 'zero_division' parameter of f1_score must be a number >= 0 and <= 1. Got 2 instead.",
+        ),
+        (
+            lambda: metrics.make_multilabel_scorer()(
+                MultiOutputClassifier(LogisticRegression()).fit([[0], [1]], [[0], [1]]), [[0]], [["sea"]]
+            ),
+            "MultiOutputClassifier keeps no class names, so that y must be a table with a column for each class, such "
+            "as as_indicator(labels). Got [['sea']].",
+        ),
+    ],
+)
+def test_errors_say_what_to_do(call, message):
+    with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
+        call()
