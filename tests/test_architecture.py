@@ -15,19 +15,32 @@ errors
 checks atomic
 data
 datasets
+known_labels
+decision_metrics ranking_metrics reliability multilabel_confusion
+bootstrap
 metrics
-threshold_prior
-threshold_sweeps
-threshold_objectives
-thresholds calibration rules
 stratification
+label_sets
+class_names
+threshold_prior threshold_sweeps
+threshold_objectives
+fixed_thresholds
+threshold_tuning
+calibration rules
+threshold_report
+thresholds
+out_of_fold
 model_selection
+report_text
+report_comparison report_measures
 report
 exclusive_report
 nn storage
 inference
 features
 training
+reading
+targets logistic_solver
 embedder linear tuned
 parameters
 preparation
@@ -72,6 +85,28 @@ WITHOUT_TORCH = (
     "data.findings",
     "data.duplicates",
     "datasets",
+    "known_labels",
+    "decision_metrics",
+    "ranking_metrics",
+    "reliability",
+    "multilabel_confusion",
+    "bootstrap",
+    "class_names",
+    "label_sets",
+    "fixed_thresholds",
+    "threshold_tuning",
+    "threshold_report",
+    "report_text",
+    "report_comparison",
+    "report_measures",
+    "data.file_digests",
+    "data.label_kinds",
+    "data.label_weights",
+    "out_of_fold",
+    "targets",
+    "logistic_solver",
+    "linear",
+    "tuned",
     "metrics",
     "threshold_prior",
     "threshold_sweeps",

@@ -12,10 +12,10 @@ import pandas as pd
 
 from multilabelkit import metrics
 from multilabelkit.checks import check_scores
+from multilabelkit.class_names import join_first
 from multilabelkit.data.exclusive_labels import encode_classes
 from multilabelkit.errors import InputError
-from multilabelkit.report import WIDTH, shorten_name, show_number, to_plain, write_table
-from multilabelkit.thresholds import join_first
+from multilabelkit.report_text import WIDTH, shorten_name, show_number, to_plain, write_table
 
 __all__ = ["ClassReport", "class_report"]
 

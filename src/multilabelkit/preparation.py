@@ -9,23 +9,22 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from sklearn.utils import check_random_state
 
 from multilabelkit.checks import check_sample_weight, shorten
+from multilabelkit.class_names import join_first
 from multilabelkit.data.bad_images import (
     check_files_exist,
     describe_failures,
     find_undecodable,
     warn_of_failures,
 )
-from multilabelkit.data.images import InputSpec, check_images
-from multilabelkit.data.loading import PixelReader
+from multilabelkit.data.images import check_images
 from multilabelkit.data.pixel_cache import prepare_folder
 from multilabelkit.data.threads import count_workers
 from multilabelkit.errors import ImageDecodeError, InputError, warn
 from multilabelkit.parameters import BaseImageClassifier
+from multilabelkit.reading import UsableImages, create_reader, draw_seed, list_bad_images
 from multilabelkit.stratification import split_rows
-from multilabelkit.thresholds import join_first
 
 _N_PIXELS = 1024  # of an image, by which it is told from others
 
@@ -51,19 +50,6 @@ def check_same_length(sources: Sequence[Any], targets: np.ndarray) -> None:
     """Refuse X and y of different length."""
     if len(sources) != len(targets):
         raise InputError(f"X and y must have the same length. Got {len(sources)} images and labels for {len(targets)}.")
-
-
-@dataclasses.dataclass(frozen=True)
-class UsableImages:
-    """Images as the caller passed them, and the rows of those to use."""
-
-    sources: list[Any]
-    rows: np.ndarray
-    where: str = "X"
-
-    def list_sources(self) -> list[Any]:
-        """Return the images to use."""
-        return [self.sources[row] for row in self.rows]
 
 
 def check_validation_data(
@@ -127,11 +113,6 @@ def prepare_caches(classifier: BaseImageClassifier) -> None:
             prepare_folder(folder)
 
 
-def draw_seed(random_state: Any) -> int:
-    """Draw one number from `random_state`; everything random in a fit follows from it."""
-    return int(check_random_state(random_state).randint(2**31 - 1))
-
-
 def choose_validation_rows(
     targets: np.ndarray, *, fraction: float, groups: Any, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -144,41 +125,6 @@ def choose_validation_rows(
         )
     part = split_rows(targets, sizes=[len(targets) - n_valid, n_valid], groups=groups, random_state=seed)
     return np.flatnonzero(part == 0), np.flatnonzero(part == 1)
-
-
-def create_reader(
-    classifier: BaseImageClassifier,
-    sources: Sequence[Any],
-    *,
-    size: int,
-    spec: InputSpec | None = None,
-    **options: Any,
-) -> PixelReader:
-    """Create a reader that decodes as the classifier's parameters say, and as its network wants."""
-    return PixelReader(
-        sources,
-        size=size,
-        color_mode=classifier.color_mode if spec is None else spec.color_mode,
-        resize=classifier.resize if spec is None else spec.resize,
-        max_pixels=classifier.max_pixels,
-        decoder=classifier.decoder,
-        **options,
-    )
-
-
-def list_bad_images(
-    classifier: BaseImageClassifier,
-    images: UsableImages,
-    *,
-    advice: str = ", or fit with on_bad_image='skip' to train without what is bad",
-) -> None:
-    """After one image has failed, look at all of them and raise the error that lists every bad one."""
-    sources = images.list_sources()
-    decode = create_reader(classifier, sources, size=1).decode
-    found = find_undecodable(sources, decode, num_workers=count_workers(classifier.num_workers))
-    if found:
-        failures = [(int(images.rows[row]), error) for row, error in found]
-        raise describe_failures(failures, n_images=len(images.sources), where=images.where, advice=advice) from None
 
 
 @dataclasses.dataclass(frozen=True)

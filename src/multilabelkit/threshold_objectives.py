@@ -21,7 +21,7 @@ POOLED = ("micro_f1", "samples_f1", "global")  # what is expected, is expected o
 _POSITIVE: list[Constraint] = [Interval(float, 0, open_low=True)]
 _SHARE: list[Constraint] = [Interval(float, 0, 1, open_low=True, open_high=True)]
 # What each option may be, what it is where it is not given (None: it must be), and the objectives that it belongs to.
-_OPTIONS: dict[str, tuple[list[Constraint], float | None, tuple[str, ...]]] = {
+OPTIONS: dict[str, tuple[list[Constraint], float | None, tuple[str, ...]]] = {
     "beta": (_POSITIVE, None, ("fbeta",)),
     "target": (_SHARE, None, ("precision", "recall")),
     "confidence": (_SHARE, 0.95, ("precision", "recall")),
@@ -44,15 +44,16 @@ class Cut(NamedTuple):
 
 def check_options(owner: str, objective: str, options: Mapping[str, Any]) -> dict[str, float]:
     """Return the options of an objective, with defaults, or raise InputError for one that is wrong or out of place."""
-    chosen = {}
-    for name, (constraints, default, objectives) in _OPTIONS.items():
+    chosen: dict[str, float] = {}
+    for name, (constraints, default, objectives) in OPTIONS.items():
         value = options[name]
         if value is not None:
             check_parameters(owner, options, {name: constraints})
         if objective in objectives:
-            if value is None and default is None:
+            value = default if value is None else value
+            if value is None:
                 raise InputError(f"objective={objective!r} needs {name}, {constraints[0].describe()}. Got none.")
-            chosen[name] = default if value is None else value
+            chosen[name] = value
         elif value is not None:
             belongs = " and ".join(map(repr, objectives))
             raise InputError(

@@ -62,8 +62,8 @@ def sweep_cuts(kind: np.ndarray, scores: np.ndarray, measure: Measure, *, may_be
     worth = measure(hits, above[0, high + 1] + len(negatives) - n_below, n_positive, n_negative)
     if may_be_none:
         top = cut_above(scores[kind < 2].max())
-        left = [np.count_nonzero((kind == one) & (scores >= top)) for one in (1, 0)]
-        if measure(*left, n_positive, n_negative) > worth.max():
+        hits, false_alarms = (np.count_nonzero((kind == one) & (scores >= top)) for one in (1, 0))
+        if measure(hits, false_alarms, n_positive, n_negative) > worth.max():
             return top
     best = worth == worth.max()
     next_lower = np.maximum(_take_lower(positives, first[best]), _take_lower(negatives, n_below[best]))

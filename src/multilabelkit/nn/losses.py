@@ -16,8 +16,8 @@ from torch.nn import functional
 from torch.nn.functional import logsigmoid
 
 from multilabelkit.checks import Check, Choice, Constraint, Interval, check_parameters, shorten, suggest
+from multilabelkit.class_names import join_first, list_names
 from multilabelkit.errors import InputError
-from multilabelkit.thresholds import join_first, list_names
 
 # Gives the loss of each cell (B, C), of each image whose cells are all known (B, 1) or of which any is (B,), or of the
 # batch (), from logits, targets without NaN and class weights of shape (C,) or None.

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from multilabelkit.checks import Check, Choice, Constraint, Interval, check_parameters, suggest
+from multilabelkit.class_names import join_first, list_names
 from multilabelkit.errors import InputError, warn
-from multilabelkit.thresholds import join_first, list_names
 
 _SHARE = Interval(float, 0, 1, open_low=True, open_high=True)
 _REPEAT = Interval(float, 1)
