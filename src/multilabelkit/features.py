@@ -1,7 +1,8 @@
 """The feature cache: what a frozen backbone makes of an image, computed once and found again by content.
 
 The address of features has two halves: a fingerprint of whatever computes them (weights, code, settings, versions), and
-a digest of the encoded image. Dates, names and order have no part in it, so none of them can deceive it.
+a digest of the encoded image. Dates, names and order have no part in it, so none of them can deceive it. Only what this
+process has digested once is not read again, as long as the system says that the file was not touched.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from torch import nn
 
 from multilabelkit.data.disk_cache import digest_content
 from multilabelkit.data.feature_store import FeatureStore, open_feature_store
+from multilabelkit.data.file_digests import identify_file, recall_digest, remember_digest
 from multilabelkit.data.images import InputSpec, find_local_path, read_encoded
 from multilabelkit.data.loading import Batch, PixelReader, iterate_evaluation
 from multilabelkit.data.threads import map_in_threads
@@ -137,7 +139,15 @@ def _list_settings(reader: PixelReader) -> tuple[Any, ...]:
 
 def _digest_sources(reader: PixelReader, *, num_workers: int) -> list[bytes | int]:
     """Return what stands for the content of each image; where nothing does, its row."""
-    digests = map_in_threads(functools.partial(_digest_source, reader), reader.sources, num_workers=num_workers)
+    sources = reader.sources
+    identities = [identify_file(find_local_path(source)) for source in sources]
+    digests = [recall_digest(identity) for identity in identities]
+    missing = [row for row, digest in enumerate(digests) if digest is None]
+    digest_source = functools.partial(_digest_source, reader)
+    found = map_in_threads(digest_source, [sources[row] for row in missing], num_workers=num_workers)
+    for row, digest in zip(missing, found, strict=True):
+        digests[row] = digest
+        remember_digest(identities[row], digest)
     return [row if digest is None else digest for row, digest in enumerate(digests)]
 
 

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from numbers import Integral
 from typing import Any
 
 import numpy as np
-from sklearn.model_selection import BaseCrossValidator
-from sklearn.utils import check_random_state
+from sklearn.model_selection import BaseCrossValidator, check_cv
+from sklearn.utils import check_random_state, indexable
 
 from multilabelkit.checks import RANDOM_STATE, Choice, Constraint, Interval, check_parameters, shorten
 from multilabelkit.data.labels import encode_labels
 from multilabelkit.errors import InputError
+from multilabelkit.out_of_fold import CV, check_rows, list_splits, predict_out_of_fold, route_params, take_rows
 from multilabelkit.stratification import split_rows
 
-__all__ = ["MultiLabelStratifiedKFold", "MultiLabelStratifiedShuffleSplit", "multilabel_train_test_split", "split_rows"]
+__all__ = [
+    "MultiLabelStratifiedKFold",
+    "MultiLabelStratifiedShuffleSplit",
+    "multilabel_train_test_split",
+    "out_of_fold_proba",
+    "split_rows",
+]
 
 _TABLE: dict[str, list[Constraint]] = {
     "n_splits": [Interval(int, 1)],
@@ -265,7 +273,99 @@ def multilabel_train_test_split(
     present = _encode_present(X, y, owner=owner, label_sep=label_sep)
     side = split_rows(present, sizes=_count_sides(len(present), test_size), groups=groups, random_state=random_state)
     train, test = np.flatnonzero(side == 0), np.flatnonzero(side == 1)
-    return _take_rows(X, train), _take_rows(X, test), _take_rows(y, train), _take_rows(y, test)
+    return take_rows(X, train), take_rows(X, test), take_rows(y, train), take_rows(y, test)
+
+
+def out_of_fold_proba(
+    estimator: Any,
+    X: Any,
+    y: Any,
+    *,
+    cv: Any = 5,
+    method: str = "predict_proba",
+    groups: Any = None,
+    sample_weight: Any = None,
+    params: Mapping[str, Any] | None = None,
+    label_sep: str | None = None,
+    n_jobs: int | None = None,
+    random_state: int | np.random.RandomState | None = None,
+) -> np.ndarray:
+    """Predict every row by a copy of the estimator that was fitted without it.
+
+    scikit-learn's `cross_val_predict` numbers the values of each label column anew, so that a label which every row has
+    becomes one which none has. This hands the estimator one table of 0 and 1 for labels of every format, and returns
+    one table whatever its `predict_proba` returns.
+
+    Parameters
+    ----------
+    estimator : estimator
+        Any multi-label classifier; it is not changed.
+    X : sequence of length n_samples
+        Images, paths or features.
+    y : labels of n_samples rows, in any format
+        The estimator is given a table of integers, or of floats if labels are unknown (NaN).
+    cv : int, splitter or iterable of (train, test), default=5
+        Which rows to predict together. A number makes as many folds by `MultiLabelStratifiedKFold`. Every row must be
+        tested once.
+    method : {"predict_proba", "decision_function"}, default="predict_proba"
+        What to predict by.
+    groups : array-like of shape (n_samples,), default=None
+        For the splitter, and for the `fit` of estimators that have it: rows of one group are kept together.
+    sample_weight : array-like of shape (n_samples,), default=None
+        For the `fit` of the estimator.
+    params : mapping of str to object, default=None
+        Further arguments of `fit`; what has one entry per row is cut like X. With scikit-learn's metadata routing
+        switched on, the requests of the estimator and the splitter decide who gets what.
+    label_sep : str, default=None
+        Separator of labels given as one string a row, such as ``"|"``.
+    n_jobs : int, default=None
+        Folds to fit at a time, as in scikit-learn.
+    random_state : int, RandomState instance or None, default=None
+        Seed of the folds where `cv` is a number. None gives other folds at each call.
+
+    Returns
+    -------
+    proba : ndarray of shape (n_samples, n_classes)
+        float64; rows as in X, columns as in ``as_indicator(y)``.
+
+    Raises
+    ------
+    InputError
+        If `cv` tests a row twice or never, or the estimator does not take unknown labels or gives no such table.
+
+    Warns
+    -----
+    MultiLabelKitWarning
+        If a class has no known positive, or no negative, in a training part.
+
+    Examples
+    --------
+    >>> from sklearn.neighbors import KNeighborsClassifier
+    >>> X, labels = [[0], [1], [2], [8], [9], [10]], [["low"], ["low"], ["low"], [], ["high"], ["high"]]
+    >>> out_of_fold_proba(KNeighborsClassifier(1), X, labels, cv=[([0, 2, 4], [1, 3, 5]), ([1, 3, 5], [0, 2, 4])])
+    array([[0., 1.],
+           [0., 1.],
+           [0., 1.],
+           [1., 0.],
+           [0., 0.],
+           [1., 0.]])
+    """
+    owner, methods = "out_of_fold_proba", Choice(("predict_proba", "decision_function"))
+    table: dict[str, list[Constraint]] = {"cv": CV, "method": [methods], "random_state": RANDOM_STATE}
+    check_parameters(owner, {"cv": cv, "method": method, "random_state": random_state}, table)
+    targets, binarizer = encode_labels(y, label_sep=label_sep)
+    X = indexable(X)[0]
+    check_rows(X, targets)
+    splitter = create_splitter(cv, random_state=random_state)
+    given = {"groups": groups, "sample_weight": sample_weight, **(params or {})}
+    fit_params, split_params = route_params(owner, estimator, splitter, given)
+    splits = list_splits(splitter, X, targets, classes=binarizer.classes_, params=split_params)
+    return predict_out_of_fold(estimator, X, targets, splits=splits, method=method, params=fit_params, n_jobs=n_jobs)
+
+
+def create_splitter(cv: Any, *, random_state: int | np.random.RandomState | None = None) -> Any:
+    """Return what splits: stratified folds for a number, a splitter as it is, an iterable as a splitter."""
+    return MultiLabelStratifiedKFold(int(cv), random_state=random_state) if isinstance(cv, Integral) else check_cv(cv)
 
 
 def _select(*names: str) -> dict[str, list[Constraint]]:
@@ -278,9 +378,7 @@ def _encode_present(X: Any, y: Any, *, owner: str, label_sep: str | None) -> np.
     if y is None:
         raise InputError(f"{owner} stratifies by labels and needs y. Got None.")
     present = encode_labels(y, label_sep=label_sep)[0] == 1
-    n_samples = X.shape[0] if hasattr(X, "shape") else len(X)
-    if n_samples != len(present):
-        raise InputError(f"X and y must have the same length. Got {n_samples} and {len(present)}.")
+    check_rows(X, present)
     return present
 
 
@@ -294,13 +392,3 @@ def _count_sides(n_samples: int, test_size: float) -> list[int]:
             "Make test_size smaller, or give more rows."
         )
     return [n_samples - n_test, n_test]
-
-
-def _take_rows(container: Any, rows: np.ndarray) -> Any:
-    """Return some rows of a table, array or sequence as the same kind of container."""
-    if hasattr(container, "iloc"):
-        return container.iloc[rows]
-    if hasattr(container, "shape"):
-        return (container.tocsr() if hasattr(container, "tocsr") else container)[rows]
-    taken = [container[row] for row in rows.tolist()]
-    return tuple(taken) if isinstance(container, tuple) else taken

@@ -14,16 +14,17 @@ from sklearn.base import BaseEstimator
 from sklearn.preprocessing import MultiLabelBinarizer
 from torch import nn
 
-from multilabelkit.checks import RANDOM_STATE, Check, Choice, Constraint, Interval, check_parameters, shorten
-from multilabelkit.data.images import COLOR_MODES, MAX_PIXELS, InputSpec
+from multilabelkit.checks import Check, Choice, Constraint, Interval, check_parameters, shorten
+from multilabelkit.data.images import MAX_PIXELS, InputSpec
 from multilabelkit.data.mixing import MIXUP, create_mixing
-from multilabelkit.data.transforms import AUGMENTATIONS, RESIZES
+from multilabelkit.data.transforms import AUGMENTATIONS
 from multilabelkit.errors import InputError
 from multilabelkit.inference import choose_device
 from multilabelkit.nn.freezing import check_trainable
 from multilabelkit.nn.heads import HEADS, check_head_params
 from multilabelkit.nn.losses import Loss, create_loss
 from multilabelkit.nn.network import NORMALIZATIONS, Network
+from multilabelkit.reading import IMAGE_PARAMETERS, MAPPING, VECTORS, check_backbone_params, is_folder
 from multilabelkit.thresholds import OBJECTIVES
 from multilabelkit.training.callbacks import Callback
 from multilabelkit.training.evaluation import Task
@@ -31,38 +32,9 @@ from multilabelkit.training.optim import check_optimizer, check_schedule
 from multilabelkit.training.sklearn_callbacks import CallbackSupportMixin
 
 
-def _is_two_vectors(value: Any) -> bool:
-    """Tell whether a value is (mean, std): two numbers, or two sequences of one or three numbers."""
-    if isinstance(value, (str, Mapping)):
-        return False
-    try:
-        mean, std = (np.atleast_1d(np.asarray(part, dtype=float)) for part in value)
-    except (TypeError, ValueError):
-        return False
-    return mean.shape in ((1,), (3,)) and mean.shape == std.shape and bool(np.isfinite(mean).all() and (std > 0).all())
-
-
 def _is_transform(value: Any) -> bool:
     """Tell whether a value is a transform, and not the class of one."""
     return callable(value) and not isinstance(value, type)
-
-
-def _is_folder(value: Any) -> bool:
-    """Tell whether a value names a folder here, rather than a place elsewhere or a misspelt option."""
-    if isinstance(value, str):
-        return any(mark in value for mark in "/\\.") and "://" not in value
-    return isinstance(value, os.PathLike)
-
-
-def _is_device(value: Any) -> bool:
-    try:
-        torch.device(value)
-    except (TypeError, RuntimeError):
-        return isinstance(value, str) and value == "auto"
-    return True
-
-
-_MAPPING = Check(lambda v: v is None or isinstance(v, Mapping), "None or a dict")
 
 
 def _is_pair_of_factors(value: Any) -> bool:
@@ -72,39 +44,23 @@ def _is_pair_of_factors(value: Any) -> bool:
 
 
 # What each parameter may be. What another part must check anyway, before training starts, is checked there: classes by
-# encode_labels, the name of the backbone by timm's list, numbers as thresholds by fix_thresholds, the loss by
-# create_loss, the optimiser and the schedule by their own checks.
+# encode_labels, numbers as thresholds by fix_thresholds, the loss by create_loss, the optimiser and the schedule by
+# their own checks.
 _PARAMETERS: dict[str, list[Constraint]] = {
-    "backbone": [
-        Check(lambda v: isinstance(v, (str, nn.Module)) or callable(v), "a name, a torch.nn.Module or a callable")
-    ],
-    "image_size": [Interval(int, 1), Choice((None,))],
-    "color_mode": [Choice(tuple(COLOR_MODES))],
-    "resize": [Choice(RESIZES)],
-    "normalization": [
-        Choice(("pretrained", *NORMALIZATIONS, "dataset")),
-        Check(_is_two_vectors, "a pair (mean, std) with std > 0"),
-    ],
+    **IMAGE_PARAMETERS,
+    "normalization": [Choice(("pretrained", *NORMALIZATIONS, "dataset")), VECTORS],
     "augment": [Choice((*AUGMENTATIONS, None)), Check(_is_transform, "a torchvision transform")],
     "on_bad_image": [Choice(("raise", "skip", "nan"))],
-    "max_pixels": [Interval(int, 1)],
-    "decoder": [Choice(("auto", "pillow"))],
     "pixel_cache": [
         Choice(("auto", "memory", None)),
-        Check(_is_folder, "the path of a folder, such as './pixels'"),
-    ],
-    "feature_cache": [
-        Choice(("auto", "memory", None)),
-        Check(_is_folder, "the path of a folder, such as './features'"),
+        Check(is_folder, "the path of a folder, such as './pixels'"),
     ],
     "label_sep": [
         Check(lambda v: v is None or (isinstance(v, str) and v != ""), "None or a string of at least one letter")
     ],
     "missing_labels": [Choice(("ignore", "negative"))],
-    "pretrained": [Choice((True, False)), Check(lambda v: isinstance(v, (str, os.PathLike)), "a path")],
-    "backbone_params": [_MAPPING],
     "head": [Choice((*HEADS, None))],
-    "head_params": [_MAPPING],
+    "head_params": [MAPPING],
     "dropout": [Interval(float, 0, 1, open_high=True)],
     "mixup": MIXUP,
     "trainable": [
@@ -112,18 +68,18 @@ _PARAMETERS: dict[str, list[Constraint]] = {
         Check(lambda v: isinstance(v, (int, float, Mapping)), "a share of the layers, or a dict of these by epoch"),
     ],
     "head_first": [Choice((True, False))],
-    "loss_params": [_MAPPING],
+    "loss_params": [MAPPING],
     "class_weight": [
         Choice(("balanced", None)),
         Check(lambda v: v is not None and not isinstance(v, (str, bool)), "a dict by class, one number per class"),
     ],
     "sampler": [Choice(("repeat_factor", "oversample", None))],
-    "sampler_params": [_MAPPING],
-    "optimizer_params": [_MAPPING],
+    "sampler_params": [MAPPING],
+    "optimizer_params": [MAPPING],
     "learning_rate": [Interval(float, 0, open_low=True), Choice(("auto",))],
     "backbone_lr_factor": [Interval(float, 0, open_low=True), Check(_is_pair_of_factors, "a pair (stem, body) > 0")],
     "weight_decay": [Interval(float, 0)],
-    "schedule_params": [_MAPPING],
+    "schedule_params": [MAPPING],
     "clip_norm": [Interval(float, 0, open_low=True), Choice((None,))],
     "max_epochs": [Interval(int, 1)],
     "batch_size": [Interval(int, 1), Choice((None,))],
@@ -139,10 +95,6 @@ _PARAMETERS: dict[str, list[Constraint]] = {
     ],
     "refit": [Choice((True, False))],
     "tta": [Choice(("hflip", None))],
-    "device": [Check(_is_device, "'auto' or the name of a torch device")],
-    "precision": [Choice(("auto", "bf16", "fp16", "fp32"))],
-    "num_workers": [Interval(int, 0), Choice((None,))],
-    "random_state": RANDOM_STATE,
     "verbose": [Interval(int, 0), Choice((True, False))],
     "callbacks": [
         Check(
@@ -151,11 +103,6 @@ _PARAMETERS: dict[str, list[Constraint]] = {
         )
     ],
 }
-
-# Keywords of timm that would read files or the network; a parameter of ours, or nothing, stands for each of them.
-_RESERVED_PARAMS = {"checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"}
-_RESERVED_PARAMS |= {"num_classes", "in_chans", "model_name"}
-
 
 # Parameters that shape the network: a fitted one keeps those it was made with, whatever is set afterwards.
 _NETWORK_PARAMS = (
@@ -401,16 +348,6 @@ def check_reading(classifier: BaseImageClassifier) -> None:
     """Refuse parameters with which images cannot be read; they may have been set after the fit."""
     table = {name: _PARAMETERS[name] for name in _READING_PARAMS}
     check_parameters(type(classifier).__name__, {name: getattr(classifier, name) for name in table}, table)
-
-
-def check_backbone_params(params: Mapping[str, Any]) -> None:
-    """Refuse keywords of timm that read files or stand for a parameter of ours."""
-    reserved = sorted(_RESERVED_PARAMS & set(params))
-    if reserved:
-        raise InputError(
-            f"backbone_params must not hold {reserved[0]!r}: the classifier sets it. Weights are chosen with the "
-            "'pretrained' parameter, and channels with 'color_mode'."
-        )
 
 
 def describe_network(classifier: BaseImageClassifier) -> dict[str, Any]:
