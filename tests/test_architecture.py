@@ -45,6 +45,7 @@ embedder linear tuned
 parameters
 preparation
 prediction
+decision
 configuration
 network_training
 fitting

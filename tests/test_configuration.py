@@ -14,7 +14,7 @@ TARGETS = np.array([[1, 0]] * 4 + [[0, 1]] * 16, dtype=np.float32)
 
 def configure(kind=MultiLabelImageClassifier, *, backbone="small_cnn", targets=TARGETS, **parameters):
     classifier = kind(backbone, device="cpu", **parameters)
-    return create_settings(classifier, targets, classes=np.array(["cat", "dog"]), seed=7)
+    return create_settings(classifier, targets, classes=np.array(["cat", "dog"]), seed=7, validates=True)
 
 
 # The settings of a training

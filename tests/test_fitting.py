@@ -411,11 +411,14 @@ def test_what_other_rooms_refuse_is_refused_before_any_work(shapes, monkeypatch,
 
 
 @pytest.mark.parametrize("loss", ["focal", "asymmetric"])
-@pytest.mark.parametrize("parameters", [{"thresholds": 0.5}, {"validation_fraction": None}], ids=["fixed", "no images"])
+@pytest.mark.parametrize(
+    "parameters", [{"thresholds": 0.5, "calibration": None}, {"validation_fraction": None}], ids=["fixed", "no images"]
+)
 def test_a_loss_without_frequencies_warns_of_a_fixed_threshold(shapes, loss, parameters):
     message = (
         f"Probabilities of a network trained with loss='{loss}' are no frequencies, so that a fixed threshold suits "
-        "none of its classes. Let thresholds be tuned on validation images (thresholds='f1')."
+        "none of its classes. Let thresholds be tuned on validation images (thresholds='f1'), or probabilities be "
+        "calibrated on them (calibration='auto')."
     )
     with pytest.warns(MultiLabelKitWarning, match=whole(message)):
         create(loss=loss, **parameters).fit(shapes.images, shapes.target)
@@ -486,7 +489,7 @@ def test_ctrl_c_while_thresholds_are_tuned_keeps_the_trained_weights(shapes, mon
     def interrupt(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("multilabelkit.classifier.tune_thresholds", interrupt)
+    monkeypatch.setattr("multilabelkit.decision.tune_thresholds", interrupt)
     classifier = create()
     message = (
         "Fitting was interrupted while thresholds were chosen, after the training. The classifier is fitted with the "

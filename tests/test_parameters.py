@@ -12,6 +12,7 @@ from multilabelkit import parameters
 from multilabelkit.classifier import MultiLabelImageClassifier
 from multilabelkit.errors import InputError
 from multilabelkit.parameters import BaseImageClassifier, check_classifier
+from multilabelkit.thresholds import OBJECTIVES
 from multilabelkit.training import Callback
 
 
@@ -104,8 +105,8 @@ def whole(message):
         ({"warm_start": None}, "True or False", "None"),
         ({"validation_fraction": 0}, "a number > 0 and < 1, or None", "0"),
         ({"validation_fraction": 1}, "a number > 0 and < 1, or None", "1"),
-        ({"thresholds": "f3"}, "'f1' or 'global', or a number, one per class, a dict by class", "'f3'"),
-        ({"thresholds": None}, "'f1' or 'global', or a number, one per class, a dict by class", "None"),
+        ({"thresholds": "f3"}, f"{', '.join(map(repr, OBJECTIVES[:-1]))} or 'prior', or a number, one per class, a dict by class", "'f3'"),
+        ({"thresholds": None}, f"{', '.join(map(repr, OBJECTIVES[:-1]))} or 'prior', or a number, one per class, a dict by class", "None"),
         ({"device": "gpu"}, "'auto' or the name of a torch device", "'gpu'"),
         ({"device": None}, "'auto' or the name of a torch device", "None"),
         ({"precision": "fp8"}, "'auto', 'bf16', 'fp16' or 'fp32'", "'fp8'"),

@@ -7,8 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from scipy.optimize import minimize
-from scipy.special import expit, log_expit, logit
+from scipy.special import expit, logit
 from sklearn.exceptions import NotFittedError
 from sklearn.isotonic import isotonic_regression
 
@@ -25,6 +24,7 @@ from multilabelkit.checks import (
 from multilabelkit.class_names import list_names
 from multilabelkit.errors import InputError, warn
 from multilabelkit.fixed_thresholds import fix_thresholds
+from multilabelkit.threshold_prior import fit_sigmoid, measure_log_loss
 
 __all__ = ["Calibrator"]
 
@@ -119,7 +119,8 @@ class Calibrator:
         logits = check_scores(y_true, _limit(logits), name="logits", probabilities=False)
         names = list_names(range(y_true.shape[1]) if classes is None else classes, n_classes=y_true.shape[1])
         cells = [_count_by_logit(*column) for column in zip(y_true.T, np.ascontiguousarray(logits.T), strict=True)]
-        slope = _fit_sigmoid(np.concatenate([np.empty((3, 0)), *cells], axis=1), with_offset=False)[0]
+        everything = np.concatenate([np.empty((3, 0)), *cells], axis=1)
+        slope = fit_sigmoid(everything, min_slope=_MIN_SLOPE, with_offset=False)[0]
         self.temperature_ = float(1 / slope)
         maps = [_fit_map(self.method, column, 1 / self.temperature_) for column in cells]
         self.methods_ = [name for name, _, _ in maps]
@@ -227,6 +228,21 @@ class Calibrator:
         calibrator.knots_ = [None if knots is None else np.array(knots, dtype=np.float64) for knots in state["knots"]]
         return calibrator
 
+    def extend(self, n_new: int) -> Calibrator:
+        """Return a calibrator of further classes too, which come last and have the common temperature.
+
+        Examples
+        --------
+        >>> Calibrator().fit([[0], [1]], [[-3], [3]]).extend(2).methods_
+        ['temperature', 'temperature', 'temperature']
+        """
+        state = self.get_state()
+        state["methods"] += ["temperature"] * n_new
+        state["slopes"] += [1 / self.temperature_] * n_new
+        state["offsets"] += [0.0] * n_new
+        state["knots"] += [None] * n_new
+        return self.from_state(state)
+
     def _check_is_fitted(self):
         if not hasattr(self, "methods_"):
             raise NotFittedError("This Calibrator is not fitted yet. Call fit(y_true, logits) first.")
@@ -280,32 +296,11 @@ def _fit_map(method, cells, common_slope):
     counts = cells[1:].sum(axis=1)
     if method == "temperature" or counts.min() < (_FEW if method == "auto" else 1):
         return "temperature", (common_slope, 0.0), None
-    line = _fit_sigmoid(cells)
+    line = fit_sigmoid(cells, min_slope=_MIN_SLOPE)
     too_few = counts.sum() < _MANY or counts.min() < _MANY_OF_EITHER
     if method == "platt" or too_few or (method == "auto" and not _prefers_isotonic(cells)):
         return "platt", line, None
     return "isotonic", line, _fit_isotonic(cells, line[0])
-
-
-def _fit_sigmoid(cells, *, with_offset=True):
-    """Return slope and offset of least log-loss, held near 1 and 0 by a ridge."""
-    logits, absent, present = cells
-    scale = max(1.0, cells[1:].sum())
-
-    def compute_loss(params):
-        margin = params[0] * logits + params[1]
-        away = params - [1, 0]
-        error = (absent + present) * expit(margin) - present
-        loss = _measure_loss(margin, cells) + away @ away / 2
-        return loss / scale, (np.array([error @ logits, error.sum()]) + away) / scale
-
-    limits = [(_MIN_SLOPE, None), (None, None) if with_offset else (0, 0)]
-    options = {"ftol": 1e-15, "gtol": 1e-10}
-    return minimize(compute_loss, [1.0, 0.0], jac=True, method="L-BFGS-B", bounds=limits, options=options).x
-
-
-def _measure_loss(margin, cells):
-    return -(cells[1] @ log_expit(-margin) + cells[2] @ log_expit(margin))
 
 
 def _prefers_isotonic(cells):
@@ -316,10 +311,9 @@ def _prefers_isotonic(cells):
     lead = 0.0
     for left_out in np.moveaxis(folds, -1, 0):
         kept = np.vstack([cells[0], cells[1:] - left_out])[:, (cells[1:] > left_out).any(axis=0)]
-        tested = np.vstack([cells[0], left_out])
-        slope, offset = _fit_sigmoid(kept)
-        lead += _measure_loss(slope * cells[0] + offset, tested)
-        lead -= _measure_loss(_follow(cells[0], *_fit_isotonic(kept, slope)), tested)
+        slope, offset = fit_sigmoid(kept, min_slope=_MIN_SLOPE)
+        lead += measure_log_loss(slope * cells[0] + offset, *left_out)
+        lead -= measure_log_loss(_follow(cells[0], *_fit_isotonic(kept, slope)), *left_out)
     return lead > 0
 
 

@@ -12,16 +12,20 @@ from sklearn.preprocessing import MultiLabelBinarizer
 from sklearn.utils.validation import check_is_fitted
 
 from multilabelkit import metrics
+from multilabelkit.calibration import Calibrator
 from multilabelkit.checks import Interval, check_parameters
 from multilabelkit.data.images import check_images
 from multilabelkit.data.labels import as_labels, encode_labels
+from multilabelkit.decision import decide, to_proba, tune, update_report
+from multilabelkit.errors import InputError
 from multilabelkit.estimator import ImageEstimator
-from multilabelkit.inference import sigmoid
+from multilabelkit.parameters import trains_probabilities
 from multilabelkit.prediction import compute_logits
 from multilabelkit.preparation import check_same_length
 from multilabelkit.report import MultiLabelReport, multilabel_report
-from multilabelkit.saving import describe_report, restore_report, restore_thresholds
-from multilabelkit.thresholds import apply_thresholds, fix_thresholds, threshold_report, tune_thresholds
+from multilabelkit.rules import create_rules
+from multilabelkit.saving import describe_report, restore_calibrator, restore_report, restore_thresholds
+from multilabelkit.thresholds import fix_thresholds
 from multilabelkit.training.evaluation import LABELS
 
 if TYPE_CHECKING:
@@ -172,9 +176,24 @@ class MultiLabelImageClassifier(ClassifierMixin, ImageEstimator):
     patience : int or None, default=None
         *Stopping.* Stop after so many epochs that are not better. Off by default: the one-cycle schedule is at its best
         at its end.
-    thresholds : {"f1", "global"}, float, sequence or dict, default="f1"
-        *Decision, often set.* What is tuned on the validation images: the F1 of each class, or one threshold for all
-        classes; or fixed values: a number for all classes, one per class, or a dict by class.
+    thresholds : str, float, sequence or dict, default="f1"
+        *Decision, often set.* What is tuned on the validation images, an objective of
+        :func:`multilabelkit.thresholds.tune_thresholds` such as "f1", "micro_f1", "precision" or "cost"; or fixed
+        values: a number for all classes, one per class, or a dict by class.
+    threshold_params : dict, default=None
+        *Decision.* Further keywords of `tune_thresholds`: ``{"target": 0.9}``, ``{"cost_fn": 5}``, ``{"shrink": 0}``.
+    threshold_cv : int or None, default=None
+        *Decision, rarely set.* Calibrate and tune on all images of X, each scored by one of so many further networks
+        that were trained on the other parts, rather than on the validation images alone: as many more trainings, which
+        with trainable="head" cost seconds. Best with few images, or rare labels.
+    calibration : {"auto", "temperature", "platt", "isotonic", None}, default="auto"
+        *Decision.* How probabilities are made true frequencies on the validation images, see
+        :class:`multilabelkit.calibration.Calibrator`. "auto" leaves those of a proper loss (BCE of all images alike) as
+        they are, and chooses for each class where the loss trains no probabilities: focal, asymmetric, your own, with
+        class weights or a sampler.
+    rules : dict, default=None
+        *Decision.* What the labels of an image obey, such as ``{"implies": {"poodle": "dog"}, "excludes": [("day",
+        "night")], "min_labels": 1, "max_labels": 3, "abstain": 0.1}``; see :func:`multilabelkit.rules.create_rules`.
     refit : bool, default=False
         *Decision, often set.* Once thresholds are chosen, train anew on all images, those set aside too; it doubles the
         time of fit.
@@ -203,7 +222,12 @@ class MultiLabelImageClassifier(ClassifierMixin, ImageEstimator):
     thresholds_ : ndarray of shape (n_classes,)
         A class is predicted where its probability is at least its threshold.
     threshold_report_ : DataFrame or None
-        Per class: the threshold, and F1 on the validation images at 0.5 and at the threshold. None without such images.
+        Per class: the threshold and its interval, F1 on the validation images at 0.5 and at the threshold, and the F1
+        to be expected on new ones; see :func:`multilabelkit.thresholds.threshold_report`. None without such images.
+    calibrator_ : Calibrator or None
+        Turns logits into probabilities; None where their sigmoid is one.
+    rules_ : DecisionRules
+        What decisions obey after the thresholds.
     history_ : list of dict
         One row per epoch: training and validation loss, mAP, F1, learning rate, seconds. ``pandas.DataFrame(history_)``
         makes a table of it.
@@ -245,7 +269,22 @@ class MultiLabelImageClassifier(ClassifierMixin, ImageEstimator):
 
         With on_bad_image="nan", and only if an image cannot be decoded, the result is float64 with NaN in its row.
         """
-        return _decide(self.predict_proba(X), self.thresholds_)
+        return decide(self.predict_proba(X), self.thresholds_, self.rules_)
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Return the probability of each class, calibrated where the classifier has a calibrator.
+
+        Parameters
+        ----------
+        X : sequence of n_samples images, as for `fit`
+
+        Returns
+        -------
+        proba : ndarray of shape (n_samples, n_classes), float32
+            One row per image, in order. Labels do not exclude each other: rows need not sum to 1.
+        """
+        check_is_fitted(self)
+        return to_proba(self.calibrator_, compute_logits(self, X))
 
     def predict_labels(self, X: Any, *, top_k: int | None = None) -> list[tuple | None]:
         """Return the names of the predicted labels.
@@ -265,7 +304,7 @@ class MultiLabelImageClassifier(ClassifierMixin, ImageEstimator):
         check_parameters("predict_labels", {"top_k": top_k}, {"top_k": [Interval(int, 1)]} if top_k is not None else {})
         proba = self.predict_proba(X)
         if top_k is None:
-            labels = as_labels(_decide(proba, self.thresholds_), classes=self.classes_)
+            labels = as_labels(decide(proba, self.thresholds_, self.rules_) == 1, classes=self.classes_)
         else:
             names = self.classes_.tolist()
             order = np.argsort(-proba, axis=1, kind="stable")[:, :top_k]
@@ -283,20 +322,101 @@ class MultiLabelImageClassifier(ClassifierMixin, ImageEstimator):
         """
         check_is_fitted(self)
         targets = self._encode(X, y)
-        y_pred = apply_thresholds(self._predict_every(X), self.thresholds_)
+        y_pred = decide(self._predict_every(X), self.thresholds_, self.rules_, abstain=False)
         return metrics.f1_score(targets, y_pred, average="macro", sample_weight=sample_weight)
 
-    def evaluate(self, X: Any, y: Any) -> MultiLabelReport:
-        """Return a report of how well the classifier does on images with known labels."""
+    def evaluate(self, X: Any, y: Any, *, n_bootstraps: int = 0, zero_division: float = 0.0) -> MultiLabelReport:
+        """Return a report of how well the classifier does on images with known labels.
+
+        Parameters
+        ----------
+        X : sequence of n_samples images
+        y : their labels, in any format
+        n_bootstraps, zero_division
+            As :func:`multilabelkit.report.multilabel_report` takes them: ``n_bootstraps=1000`` for 95 % intervals.
+
+        Notes
+        -----
+        Cells that `rules` leave open count here, and in `score`, as decided by their thresholds.
+        """
         check_is_fitted(self)
         targets = self._encode(X, y)
         proba = self._predict_every(X)
-        y_pred = apply_thresholds(proba, self.thresholds_)
-        return multilabel_report(targets, y_pred, proba, classes=self.classes_, thresholds=self.thresholds_)
+        y_pred = decide(proba, self.thresholds_, self.rules_, abstain=False)
+        return multilabel_report(
+            targets,
+            y_pred,
+            proba,
+            classes=self.classes_,
+            thresholds=self.thresholds_,
+            n_bootstraps=n_bootstraps,
+            zero_division=zero_division,
+        )
+
+    def retune(self, X: Any, y: Any, *, objective: str | None = None, **params: Any) -> MultiLabelImageClassifier:
+        """Tune the thresholds anew on other images, without any training.
+
+        Parameters
+        ----------
+        X : sequence of n_samples images
+            Not those that the network was trained on: it is too sure of these.
+        y : their labels, in any format
+        objective : str, default=None
+            As the `thresholds` parameter, which stays as it is; None tunes for the same as the fit.
+        **params : object
+            Further keywords of :func:`multilabelkit.thresholds.tune_thresholds`, such as ``target=0.9``; without an
+            objective, those of `threshold_params`.
+
+        Returns
+        -------
+        self : object
+            With new `thresholds_` and `threshold_report_`. Calibration stays.
+
+        Raises
+        ------
+        InputError
+            If the fit did not tune and no objective is given, or a keyword does not belong to it.
+        """
+        check_is_fitted(self)
+        if objective is None and not isinstance(self.thresholds, str):
+            raise InputError("The thresholds of this classifier are fixed. Say what to tune them for: objective='f1'.")
+        if objective is None:
+            objective, params = self.thresholds, {**(self.threshold_params or {}), **params}
+        targets = self._encode(X, y)
+        proba = self._predict_every(X)
+        tuned = tune(targets, proba, classes=self.classes_, thresholds=objective, params=params)
+        self.thresholds_, self.threshold_report_ = tuned
+        return self
+
+    def set_thresholds(self, thresholds: Any) -> MultiLabelImageClassifier:
+        """Set thresholds by hand, all of them or those of some classes.
+
+        Parameters
+        ----------
+        thresholds : float, sequence of shape (n_classes,), or dict by class
+            In [0, 1]. Classes that a dict leaves out keep theirs.
+
+        Returns
+        -------
+        self : object
+            With new `thresholds_`; `threshold_report_` keeps what does not depend on them.
+
+        Raises
+        ------
+        InputError
+            If a class is unknown or a number is not in [0, 1].
+        """
+        check_is_fitted(self)
+        if isinstance(thresholds, Mapping):
+            thresholds = dict(zip(self.classes_.tolist(), self.thresholds_.tolist(), strict=True)) | dict(thresholds)
+        self.thresholds_ = fix_thresholds(thresholds, classes=self.classes_)
+        if self.threshold_report_ is not None:
+            self.threshold_report_ = update_report(self.threshold_report_, self.thresholds_)
+        return self
 
     def _predict_every(self, X: Any) -> np.ndarray:
         """Return the probabilities of images that must all be sound: a score of some of them would not be honest."""
-        return sigmoid(compute_logits(self, X, on_bad_image="raise"))
+        return to_proba(self.calibrator_, compute_logits(self, X, on_bad_image="raise"))
 
     def _encode(self, X: Any, y: Any) -> np.ndarray:
         targets, _ = self._encode_labels(y, classes=self.classes_)
@@ -313,30 +433,39 @@ class MultiLabelImageClassifier(ClassifierMixin, ImageEstimator):
         """Refuse parameters that do not fit the classes, before any work."""
         if not isinstance(self.thresholds, str):
             fix_thresholds(self.thresholds, classes=classes)
+        create_rules(self.rules, classes=classes)
 
     def _tunes_by_class(self) -> bool:
-        return isinstance(self.thresholds, str) and self.thresholds == "f1"
+        return isinstance(self.thresholds, str) and self.thresholds != "global"
+
+    def _is_tuned(self) -> bool:
+        return isinstance(self.thresholds, str) or self.calibration is not None
 
     def _choose_decision(self, valid_targets, logits, encoder: MultiLabelBinarizer) -> dict[str, Any]:
-        """Return the fitted attributes that turn probabilities into labels."""
+        """Return the fitted attributes that turn logits into labels."""
         classes, is_tuned = encoder.classes_, isinstance(self.thresholds, str)
-        fitted = {"label_binarizer_": encoder, "classes_": classes}
+        fitted = {
+            "label_binarizer_": encoder,
+            "classes_": classes,
+            "rules_": create_rules(self.rules, classes=classes),
+        }
         if logits is None:
             thresholds = fix_thresholds(0.5 if is_tuned else self.thresholds, classes=classes)
-            return fitted | {"thresholds_": thresholds, "threshold_report_": None}
-        proba = self._task.to_proba(logits)
-        if is_tuned:
-            thresholds = tune_thresholds(valid_targets, proba, objective=self.thresholds, classes=classes)
-        else:
-            thresholds = fix_thresholds(self.thresholds, classes=classes)
-        report = threshold_report(valid_targets, proba, thresholds, classes=classes)
-        return fitted | {"thresholds_": thresholds, "threshold_report_": report}
+            return fitted | {"calibrator_": None, "thresholds_": thresholds, "threshold_report_": None}
+        calibrator, method = None, self.calibration
+        if method is not None and (method != "auto" or not trains_probabilities(self, validates=True)):
+            calibrator = Calibrator(method=method).fit(valid_targets, logits, classes=classes)
+        proba, params = to_proba(calibrator, logits), self.threshold_params
+        tuned = tune(valid_targets, proba, classes=classes, thresholds=self.thresholds, params=params)
+        return fitted | {"calibrator_": calibrator, "thresholds_": tuned[0], "threshold_report_": tuned[1]}
 
     def _describe_decision(self) -> dict[str, Any]:
         """Return as plain data what `_restore_decision` needs."""
         return {
             "thresholds": self.thresholds_.tolist(),
             "threshold_report": describe_report(self.threshold_report_),
+            "calibrator": None if self.calibrator_ is None else self.calibrator_.get_state(),
+            "rules": self.rules_.to_dict(),
         }
 
     def _restore_decision(self, config: Mapping[str, Any], classes: list) -> None:
@@ -344,6 +473,8 @@ class MultiLabelImageClassifier(ClassifierMixin, ImageEstimator):
         self.classes_ = self.label_binarizer_.classes_
         self.thresholds_ = restore_thresholds(config["thresholds"], classes)
         self.threshold_report_ = restore_report(config["threshold_report"], classes)
+        self.calibrator_ = restore_calibrator(config.get("calibrator"), classes)
+        self.rules_ = create_rules(config.get("rules"), classes=self.classes_)
 
     def _set_classes(self, classes: list) -> None:
         """Take up new classes at the end; they have a threshold of 0.5 until they are learnt."""
@@ -351,6 +482,9 @@ class MultiLabelImageClassifier(ClassifierMixin, ImageEstimator):
         self.label_binarizer_ = MultiLabelBinarizer(classes=classes).fit([])
         self.classes_ = self.label_binarizer_.classes_
         self.thresholds_ = np.append(self.thresholds_, np.full(n_new, 0.5))
+        self.rules_ = create_rules(self.rules_.to_dict(), classes=self.classes_)
+        if self.calibrator_ is not None:
+            self.calibrator_ = self.calibrator_.extend(n_new)
         if self.threshold_report_ is not None:
             self.threshold_report_ = self.threshold_report_.reindex(pd.Index(classes, name="class"))
             self.threshold_report_["threshold"] = self.thresholds_
@@ -363,13 +497,3 @@ class MultiLabelImageClassifier(ClassifierMixin, ImageEstimator):
         tags.target_tags.two_d_labels = True
         tags.target_tags.single_output = False
         return tags
-
-
-def _decide(proba: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
-    """Apply the thresholds; rows of NaN stay, in float64."""
-    bad = np.isnan(proba).any(axis=1)
-    if not bad.any():
-        return apply_thresholds(proba, thresholds)
-    y_pred = np.full(proba.shape, np.nan)
-    y_pred[~bad] = apply_thresholds(proba[~bad], thresholds)
-    return y_pred

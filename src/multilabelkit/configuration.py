@@ -31,7 +31,7 @@ _START_SHARE = 0.3
 
 
 def create_settings(
-    classifier: BaseImageClassifier, targets: np.ndarray, *, classes: np.ndarray, seed: int
+    classifier: BaseImageClassifier, targets: np.ndarray, *, classes: np.ndarray, seed: int, validates: bool
 ) -> TrainingSettings:
     """Turn the parameters of a classifier into the settings of its training."""
     device = choose_device(classifier.device)
@@ -58,7 +58,7 @@ def create_settings(
         num_workers=count_workers(classifier.num_workers),
         seed=seed,
         task=classifier._task,
-        loss=choose_loss(classifier, class_weight=weight).to(device),
+        loss=choose_loss(classifier, validates=validates, class_weight=weight).to(device),
         mixing=create_mixing(classifier.mixup),
         repeats=repeats,
         trainable=classifier.trainable,

@@ -26,13 +26,12 @@ from multilabelkit.parameters import (
     check_same_network,
     describe_network,
 )
-from multilabelkit.preparation import FitData, list_bad_images, prepare_data, warn_of_empty_classes
+from multilabelkit.preparation import FitData, deal_folds, list_bad_images, prepare_data, warn_of_empty_classes
 from multilabelkit.training.callbacks import Progress, TrainState, announce
 from multilabelkit.training.loop import TrainingInterrupted
 from multilabelkit.training.lr_finder import LearningRateCurve
+from multilabelkit.training.settings import TrainingSettings
 from multilabelkit.training.sklearn_callbacks import SklearnCallbacks
-
-_UNCALIBRATED = ("focal", "asymmetric")  # losses
 
 
 def fit_classifier(
@@ -60,6 +59,8 @@ def fit_classifier(
     fit.begin()
     with seed_torch(classifier.device, data.seed), explain_bad_images(classifier, data):
         fit.train()
+        if fit.part is not None:
+            fit.cross_fit(fit.part)
         if fit.refits:
             fit.train_on_all()
     fit.sklearn_callbacks.end_fit()
@@ -80,13 +81,16 @@ def try_learning_rates(
 
 def warn_of_decisions(classifier: BaseImageClassifier, data: FitData) -> None:
     """Warn of what cannot be decided well: classes without an image, fixed thresholds, a second training of nothing."""
-    fixed = data.valid is None or not isinstance(classifier.thresholds, str)
+    validates = data.valid is not None
+    fixed = not validates or not isinstance(classifier.thresholds, str)
+    calibrates = validates and classifier.calibration is not None
     if data.valid is None or not classifier._tunes_by_class():
         warn_of_empty_classes(data.targets, data.encoder.classes_)  # tuning by class says so itself
-    if fixed and isinstance(classifier.loss, str) and classifier.loss in _UNCALIBRATED:
+    if fixed and not calibrates and classifier.loss in ("focal", "asymmetric"):
         warn(
             f"Probabilities of a network trained with loss={classifier.loss!r} are no frequencies, so that a fixed "
-            "threshold suits none of its classes. Let thresholds be tuned on validation images (thresholds='f1')."
+            "threshold suits none of its classes. Let thresholds be tuned on validation images (thresholds='f1'), or "
+            "probabilities be calibrated on them (calibration='auto')."
         )
     if classifier.refit and data.held_out is None:
         warn(
@@ -108,7 +112,11 @@ class _Fit:
             classifier, X, y, sample_weight=sample_weight, going_on=not self.is_new, **options
         )
         self.refits = classifier.refit and data.held_out is not None
-        settings = create_settings(classifier, self.choose_training()[1], classes=data.encoder.classes_, seed=data.seed)
+        self.part = None  # of each image, where thresholds are cross-fitted
+        if classifier.threshold_cv is not None and classifier._is_tuned():
+            n_folds = classifier.threshold_cv
+            self.part = deal_folds(data.targets, n_folds=n_folds, groups=data.groups, seed=data.split_seed)
+        settings = self.create_settings(self.choose_training()[1])
         self.settings = dataclasses.replace(settings, first_epoch=0 if self.is_new else len(classifier.history_))
 
     def begin(self) -> None:
@@ -131,6 +139,21 @@ class _Fit:
         if self.classifier.missing_labels == "negative":
             targets = np.nan_to_num(targets, nan=0.0)
         return sources, targets, weight
+
+    def create_settings(self, targets: np.ndarray) -> TrainingSettings:
+        """Return the settings of a training on these targets, of this fit's loss whether or not it validates itself."""
+        classes, validates = self.data.encoder.classes_, self.data.valid is not None or self.part is not None
+        return create_settings(self.classifier, targets, classes=classes, seed=self.data.seed, validates=validates)
+
+    def create_further_settings(self, targets: np.ndarray) -> TrainingSettings:
+        """Return the settings of a training as long and at the same rate as the first, with nothing to validate on."""
+        return dataclasses.replace(
+            self.create_settings(targets),
+            last_epoch=self.n_epochs,
+            learning_rate=self.classifier.learning_rate_,
+            patience=None,
+            monitor="train_loss",
+        )
 
     def train(self) -> None:
         """Train, choose thresholds and keep the result in the classifier, also that of an interrupted training."""
@@ -195,20 +218,39 @@ class _Fit:
             warnings.simplefilter("ignore", MultiLabelKitWarning)
             return self.collect_fitted(network, state, state.valid_logits)
 
+    def cross_fit(self, part: np.ndarray) -> None:
+        """Choose thresholds on all images: each part scored by a network that was trained on the others."""
+        classifier, data = self.classifier, self.data
+        n_folds, n_images = int(part.max()) + 1, len(part)
+        logits = np.empty(data.targets.shape, dtype=np.float32)
+        for fold in range(n_folds):
+            held_out = np.flatnonzero(part == fold)
+            train = self.choose_training(np.flatnonzero(part != fold))
+            if classifier.verbose:
+                announce(f"training for thresholds, fold {fold + 1} of {n_folds}: {len(train[1])} of {n_images} images")
+            torch.manual_seed(data.seed)
+            network, spec = start_network(classifier, train[0], n_classes=data.targets.shape[1])
+            settings = self.create_further_settings(train[1])
+            sources, targets, _ = data.choose_training(held_out)
+            valid = sources, targets
+            try:
+                trained = fit_network(classifier, network, spec, train, valid, settings=settings, is_new=True)
+            except KeyboardInterrupt:
+                raise KeyboardInterrupt(
+                    "Fitting was interrupted while it trained networks for thresholds (threshold_cv). The classifier "
+                    "is fitted, with thresholds of its validation images."
+                ) from None
+            logits[held_out] = trained.state.valid_logits
+        for name, value in classifier._choose_decision(data.targets, logits, data.encoder).items():
+            setattr(classifier, name, value)
+
     def train_on_all(self) -> None:
         """Train anew on the images set aside too, as long as before, and keep these weights with the thresholds."""
         classifier, data = self.classifier, self.data
         everything = self.choose_training(np.arange(len(data.targets)))
         torch.manual_seed(data.seed)
         network, spec = start_network(classifier, everything[0], n_classes=data.targets.shape[1])
-        settings = create_settings(classifier, everything[1], classes=data.encoder.classes_, seed=data.seed)
-        settings = dataclasses.replace(
-            settings,
-            last_epoch=self.n_epochs,
-            learning_rate=classifier.learning_rate_,
-            patience=None,
-            monitor="train_loss",
-        )
+        settings = self.create_further_settings(everything[1])
         if classifier.verbose:
             announce(f"training again on all {len(everything[1])} images")
         try:

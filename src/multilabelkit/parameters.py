@@ -14,6 +14,7 @@ from sklearn.base import BaseEstimator
 from sklearn.preprocessing import MultiLabelBinarizer
 from torch import nn
 
+from multilabelkit.calibration import METHODS, Calibrator
 from multilabelkit.checks import Check, Choice, Constraint, Interval, check_parameters, shorten
 from multilabelkit.data.images import MAX_PIXELS, InputSpec
 from multilabelkit.data.mixing import MIXUP, create_mixing
@@ -25,6 +26,7 @@ from multilabelkit.nn.heads import HEADS, check_head_params
 from multilabelkit.nn.losses import Loss, create_loss
 from multilabelkit.nn.network import NORMALIZATIONS, Network
 from multilabelkit.reading import IMAGE_PARAMETERS, MAPPING, VECTORS, check_backbone_params, is_folder
+from multilabelkit.rules import DecisionRules
 from multilabelkit.thresholds import OBJECTIVES
 from multilabelkit.training.callbacks import Callback
 from multilabelkit.training.evaluation import Task
@@ -93,6 +95,10 @@ _PARAMETERS: dict[str, list[Constraint]] = {
         Choice(OBJECTIVES),
         Check(lambda v: v is not None and not isinstance(v, (str, bool)), "a number, one per class, a dict by class"),
     ],
+    "threshold_params": [MAPPING],
+    "threshold_cv": [Interval(int, 2), Choice((None,))],
+    "calibration": [Choice((*METHODS, None))],
+    "rules": [MAPPING],
     "refit": [Choice((True, False))],
     "tta": [Choice(("hflip", None))],
     "verbose": [Interval(int, 0), Choice((True, False))],
@@ -130,6 +136,8 @@ class BaseImageClassifier(CallbackSupportMixin, BaseEstimator):
     label_binarizer_: MultiLabelBinarizer
     thresholds_: np.ndarray
     threshold_report_: pd.DataFrame | None
+    calibrator_: Calibrator | None
+    rules_: DecisionRules
     history_: list[dict[str, Any]]
     refit_history_: list[dict[str, Any]]
     learning_rate_: float
@@ -188,6 +196,10 @@ class BaseImageClassifier(CallbackSupportMixin, BaseEstimator):
         monitor: str | Callable[[Any, Any], float] = "auto",
         patience: int | None = None,
         thresholds: Any = "f1",
+        threshold_params: Mapping[str, Any] | None = None,
+        threshold_cv: int | None = None,
+        calibration: str | None = "auto",
+        rules: Mapping[str, Any] | None = None,
         refit: bool = False,
         tta: str | None = None,
         device: str | torch.device = "auto",
@@ -242,6 +254,10 @@ class BaseImageClassifier(CallbackSupportMixin, BaseEstimator):
         self.monitor = monitor
         self.patience = patience
         self.thresholds = thresholds
+        self.threshold_params = threshold_params
+        self.threshold_cv = threshold_cv
+        self.calibration = calibration
+        self.rules = rules
         self.refit = refit
         self.tta = tta
         self.device = device
@@ -266,6 +282,10 @@ class BaseImageClassifier(CallbackSupportMixin, BaseEstimator):
 
     def _tunes_by_class(self) -> bool:
         """Tell whether something is tuned for each class, which warns of classes without an image."""
+        return False
+
+    def _is_tuned(self) -> bool:
+        """Tell whether anything is chosen on images that were not trained on, besides the best epoch."""
         return False
 
     def _choose_decision(self, valid_targets: Any, logits: np.ndarray | None, encoder: Any) -> dict[str, Any]:
@@ -293,11 +313,16 @@ def check_classifier(classifier: BaseImageClassifier) -> None:
         check_backbone_params(classifier.backbone_params or {})
     check_trainable(classifier.trainable, max_epochs=classifier.max_epochs, has_head=classifier.head is not None)
     check_head_params(classifier.head, classifier.head_params)
-    choose_loss(classifier)
+    choose_loss(classifier, validates=classifier.validation_fraction is not None)
     check_monitor(classifier)
     create_mixing(classifier.mixup)
     check_optimizer(classifier.optimizer, classifier.optimizer_params, device=choose_device("auto"))
     check_schedule(classifier.schedule, classifier.schedule_params, max_epochs=classifier.max_epochs)
+    if classifier.threshold_cv is not None and classifier.warm_start:
+        raise InputError(
+            "threshold_cv trains a network anew for each part of the images, which a further fit with warm_start=True "
+            "cannot do: what it goes on with has seen all of them. Set one of the two to None or False."
+        )
     if classifier.refit and classifier.warm_start:
         raise InputError(
             "refit=True trains on the validation images too, so that a further fit with warm_start=True could not be "
@@ -305,10 +330,22 @@ def check_classifier(classifier: BaseImageClassifier) -> None:
         )
 
 
-def choose_loss(classifier: BaseImageClassifier, *, class_weight: np.ndarray | None = None) -> Loss:
+def name_loss(classifier: BaseImageClassifier, *, validates: bool) -> Any:
+    """Return the loss as it was given, or what "auto" stands for with validation images and without."""
+    if not (isinstance(classifier.loss, str) and classifier.loss == "auto"):
+        return classifier.loss
+    return classifier._task.calibrated_loss if validates and classifier.calibration else classifier._task.loss
+
+
+def trains_probabilities(classifier: BaseImageClassifier, *, validates: bool) -> bool:
+    """Tell whether the loss trains probabilities: it is a proper one, and counts all images alike."""
+    is_even = classifier.class_weight is None and classifier.sampler is None
+    return is_even and name_loss(classifier, validates=validates) in ("bce", "cross_entropy")
+
+
+def choose_loss(classifier: BaseImageClassifier, *, validates: bool, class_weight: np.ndarray | None = None) -> Loss:
     """Return the loss that the parameters name, or refuse one that the kind of classifier does not have."""
-    own, names = classifier._task.loss, classifier._task.losses
-    loss = own if isinstance(classifier.loss, str) and classifier.loss == "auto" else classifier.loss
+    loss, names = name_loss(classifier, validates=validates), classifier._task.losses
     is_function = callable(loss) and not isinstance(loss, type)
     if not is_function and not (isinstance(loss, str) and loss in names):
         raise InputError(

@@ -127,6 +127,17 @@ def choose_validation_rows(
     return np.flatnonzero(part == 0), np.flatnonzero(part == 1)
 
 
+def deal_folds(targets: np.ndarray, *, n_folds: int, groups: Any, seed: int) -> np.ndarray:
+    """Return the fold of each row; every fold has its share of every label."""
+    if n_folds > len(targets):
+        raise InputError(
+            f"threshold_cv={n_folds} asks for more folds than there are images: {len(targets)}. Set it lower."
+        )
+    sizes = np.full(n_folds, len(targets) // n_folds)
+    sizes[: len(targets) % n_folds] += 1
+    return split_rows(targets, sizes=sizes, groups=groups, random_state=seed)
+
+
 @dataclasses.dataclass(frozen=True)
 class FitData:
     """All that a fit is given, checked: images, targets, weights, and which of them are set aside.
@@ -137,6 +148,7 @@ class FitData:
         Those of X.
     targets : ndarray of shape (n_usable, n_classes)
     weight : ndarray of shape (n_usable,) or None
+    groups : sequence of length n_usable, or None
     encoder : MultiLabelBinarizer
         Or what else holds the classes.
     rows : ndarray of int
@@ -154,6 +166,7 @@ class FitData:
     images: UsableImages
     targets: np.ndarray
     weight: np.ndarray | None
+    groups: Any
     encoder: Any
     rows: np.ndarray
     valid: tuple[list[Any], np.ndarray] | None
@@ -207,7 +220,7 @@ def prepare_data(
             )
         rows = np.setdiff1d(rows, held_out)
         valid = [usable[row] for row in held_out], targets[held_out]
-    return FitData(images, targets, weight, encoder, rows, valid, held_out, valid_images, seed, split_seed, key)
+    return FitData(images, targets, weight, groups, encoder, rows, valid, held_out, valid_images, seed, split_seed, key)
 
 
 def recall_validation_rows(classifier: BaseImageClassifier, images: UsableImages, key: str) -> np.ndarray | None:

@@ -19,6 +19,7 @@ import torch
 from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
+from multilabelkit.calibration import Calibrator
 from multilabelkit.checks import shorten
 from multilabelkit.data.images import COLOR_MODES, InputSpec
 from multilabelkit.errors import InputError, ModelFileError, warn
@@ -211,6 +212,16 @@ def restore_thresholds(thresholds: Any, classes: list[str | int]) -> np.ndarray:
     if values.shape != (len(classes),) or not ((values >= 0) & (values <= 1)).all():
         raise InputError("its thresholds are not one number in [0, 1] for each class.")
     return values
+
+
+def restore_calibrator(state: Any, classes: list[str | int]) -> Calibrator | None:
+    """Return a calibrator read from a file, or refuse it."""
+    if state is None:
+        return None
+    calibrator = Calibrator.from_state(state)
+    if len(calibrator.methods_) != len(classes):
+        raise InputError(f"its calibrator is of {len(calibrator.methods_)} classes, and there are {len(classes)}.")
+    return calibrator
 
 
 def restore_report(report: Mapping[str, list] | None, classes: list[str | int]) -> pd.DataFrame | None:

@@ -31,7 +31,9 @@ class Task:
     columns : tuple of str
         All columns that `measure` fills.
     loss : str
-        What loss="auto" stands for.
+        What loss="auto" stands for where probabilities are taken as they come.
+    calibrated_loss : str
+        What it stands for where they are calibrated afterwards, so that the loss need not train probabilities.
     losses : tuple of str
         All losses that fit the task.
     """
@@ -41,6 +43,7 @@ class Task:
     watched: tuple[str, ...]
     columns: tuple[str, ...]
     loss: str
+    calibrated_loss: str
     losses: tuple[str, ...]
 
 
@@ -76,6 +79,7 @@ LABELS = Task(
     watched=("valid_map", "valid_loss", "train_loss"),
     columns=("valid_loss", "valid_map", "valid_macro_f1", "valid_micro_f1", "valid_binary_accuracy"),
     loss="bce",
+    calibrated_loss="bce",
     losses=("bce", "focal", "asymmetric"),
 )
 CLASSES = Task(
@@ -84,6 +88,7 @@ CLASSES = Task(
     watched=("valid_accuracy", "valid_loss", "train_loss"),
     columns=("valid_loss", "valid_accuracy", "valid_macro_f1"),
     loss="cross_entropy",
+    calibrated_loss="cross_entropy",
     losses=("cross_entropy",),
 )
 
