@@ -517,7 +517,7 @@ def test_balanced_weights_are_those_of_scikit_learn(data):
     X, y = data
     classifier = create(class_weight="balanced").fit(X, y)
     targets, encoder = classifier._encode_labels(y, classes=None)
-    settings = fitting.create_settings(classifier, targets, classes=encoder.classes_, seed=0)
+    settings = fitting.create_settings(classifier, targets, classes=encoder.classes_, seed=0, validates=True)
     expected = compute_class_weight("balanced", classes=np.array(CLASSES), y=y)
     np.testing.assert_allclose(settings.loss.class_weight.numpy(), expected, rtol=1e-6)
 
@@ -525,7 +525,7 @@ def test_balanced_weights_are_those_of_scikit_learn(data):
 def test_the_loss_is_cross_entropy(fitted, data):
     X, y = data
     targets, _ = fitted._encode_labels(y, classes=None)
-    loss = fitting.create_settings(fitted, targets, classes=fitted.classes_, seed=0).loss
+    loss = fitting.create_settings(fitted, targets, classes=fitted.classes_, seed=0, validates=True).loss
     value = loss(torch.from_numpy(fitted.decision_function(X)), torch.from_numpy(targets))
     assert float(value) == pytest.approx(reference.log_loss(y, fitted.predict_proba(X)), rel=1e-5)
 

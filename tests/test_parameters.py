@@ -15,6 +15,8 @@ from multilabelkit.parameters import BaseImageClassifier, check_classifier
 from multilabelkit.thresholds import OBJECTIVES
 from multilabelkit.training import Callback
 
+THRESHOLDS = f"{', '.join(map(repr, OBJECTIVES[:-1]))} or 'prior', or a number, one per class, a dict by class"
+
 
 def whole(message):
     return f"^{re.escape(message)}$"
@@ -105,8 +107,8 @@ def whole(message):
         ({"warm_start": None}, "True or False", "None"),
         ({"validation_fraction": 0}, "a number > 0 and < 1, or None", "0"),
         ({"validation_fraction": 1}, "a number > 0 and < 1, or None", "1"),
-        ({"thresholds": "f3"}, f"{', '.join(map(repr, OBJECTIVES[:-1]))} or 'prior', or a number, one per class, a dict by class", "'f3'"),
-        ({"thresholds": None}, f"{', '.join(map(repr, OBJECTIVES[:-1]))} or 'prior', or a number, one per class, a dict by class", "None"),
+        ({"thresholds": "f3"}, THRESHOLDS, "'f3'"),
+        ({"thresholds": None}, THRESHOLDS, "None"),
         ({"device": "gpu"}, "'auto' or the name of a torch device", "'gpu'"),
         ({"device": None}, "'auto' or the name of a torch device", "None"),
         ({"precision": "fp8"}, "'auto', 'bf16', 'fp16' or 'fp32'", "'fp8'"),
