@@ -44,7 +44,7 @@ class ImageClassifier(ClassifierMixin, ImageEstimator):
     monitor : str or callable, default="auto"
         A column of ``history_`` ("valid_accuracy", "valid_macro_f1", "valid_loss", "train_loss"), or a function of
         (one-hot y_true, proba). "auto" is "valid_accuracy", or "train_loss" without validation images.
-    label_sep, thresholds : object
+    label_sep, thresholds, threshold_params, threshold_cv, calibration, rules : object
         Without effect: a name is taken as it is, and the class of the highest probability is predicted.
     missing_labels : {"ignore"}, default="ignore"
         Images of unknown class are left out of the loss. "negative" is refused: an image cannot be absent from all
