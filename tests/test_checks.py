@@ -234,16 +234,21 @@ def test_check_sample_weight_returns_float32_or_none():
         ([1, -2, 3], "-2 at row 1"),
         ([1, 2, np.nan], "nan at row 2"),
         ([np.inf, 2, 3], "inf at row 0"),
-        ([0, 0, 0], "0 for every image"),
         (["a", "b", "c"], "['a', 'b', 'c']"),
         ([[1], [1, 2]], "[[1], [1, 2]]"),
     ],
-    ids=["short", "two columns", "one number", "negative", "nan", "infinite", "all zero", "text", "ragged"],
+    ids=["short", "two columns", "one number", "negative", "nan", "infinite", "text", "ragged"],
 )
 def test_check_sample_weight_says_what_is_wrong(weight, found):
-    message = "sample_weight must hold one finite weight >= 0 for each of the 3 images in X, not all 0. "
+    message = "sample_weight must hold one finite weight >= 0 for each of the 3 rows of X. "
     with pytest.raises(InputError, match=whole(f"{message}Got {found}.")):
         check_sample_weight(weight, 3)
+
+
+def test_check_sample_weight_wants_a_row_that_counts():
+    message = "sample_weight is zero for all 3 rows. Give some of them a weight above 0."
+    with pytest.raises(InputError, match=whole(message)):
+        check_sample_weight([0, 0, 0], 3)
 
 
 def test_import_extra_returns_the_module_that_was_named():

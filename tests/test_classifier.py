@@ -986,7 +986,7 @@ def test_weights_and_labels_of_what_is_left_are_checked_again(shapes, paths, tmp
     images, _ = break_images(paths, tmp_path)
     weight, labels = np.zeros(48), shapes.target.astype(float)
     weight[5] = 1
-    with pytest.warns(MultiLabelKitWarning), pytest.raises(InputError, match="0 for every image"):
+    with pytest.warns(MultiLabelKitWarning), pytest.raises(InputError, match="sample_weight is zero for all"):
         create(on_bad_image="skip").fit(images, shapes.target, sample_weight=weight)
     labels.iloc[np.delete(np.arange(48), 5)] = np.nan
     message = "No label is known of the images that can be decoded. Repair the others, or label these."
@@ -1110,13 +1110,11 @@ def test_unknown_labels_alone_cannot_be_scored(fitted, shapes):
     [
         (
             {"sample_weight": [1, 2]},
-            "sample_weight must hold one finite weight >= 0 for each of the 48 images in X, not all 0. "
-            "Got an array of shape (2,).",
+            "sample_weight must hold one finite weight >= 0 for each of the 48 rows of X. Got an array of shape (2,).",
         ),
         (
             {"sample_weight": [-1.0] + [1.0] * 47},
-            "sample_weight must hold one finite weight >= 0 for each of the 48 images in X, not all 0. "
-            "Got -1 at row 0.",
+            "sample_weight must hold one finite weight >= 0 for each of the 48 rows of X. Got -1 at row 0.",
         ),
         ({"validation_data": 3}, "validation_data must be a pair (X, y). Got 3 instead."),
         (

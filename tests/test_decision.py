@@ -140,6 +140,17 @@ def test_rules_hold_in_predictions_scores_and_files(many, tmp_path):
     assert loaded.rules == {"implies": {"circle": "square"}, "min_labels": 1}
 
 
+def test_rules_of_integer_classes_survive_the_file(many, tmp_path):
+    labels = many.target.to_numpy()
+    rules = {"implies": {0: 1}, "abstain": {2: 0.1}}
+    classifier = create(rules=rules, classes=[0, 1, 2]).fit(many.images, labels)
+    classifier.save(tmp_path / "model")
+    loaded = MultiLabelImageClassifier.load(tmp_path / "model")
+    assert loaded.rules == rules
+    assert loaded.rules_ == classifier.rules_
+    loaded.set_params(warm_start=True).fit(many.images, labels)
+
+
 def test_cells_left_open_are_nan_in_predict_and_decided_in_scores(many):
     classifier = create(rules={"abstain": 0.3}, thresholds=0.5).fit(many.images, many.target)
     plain = create(thresholds=0.5).fit(many.images, many.target)

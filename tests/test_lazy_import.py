@@ -35,7 +35,7 @@ def test_import_loads_nothing_heavy_and_takes_a_moment():
 def test_array_modules_do_not_load_torch():
     modules = (
         "errors checks atomic data.labels data.images data.doctor data.pixel_cache datasets metrics thresholds "
-        "stratification model_selection report inspection"
+        "calibration rules stratification model_selection report inspection linear tuned"
     )
     code = "import importlib, sys\n" + "".join(
         f"importlib.import_module('multilabelkit.{name}')\n" for name in modules.split()
@@ -55,6 +55,7 @@ def test_public_modules_are_real_modules(name):
 
 def test_names_are_those_of_the_modules_that_hold_them():
     from multilabelkit import MultiLabelImageClassifier, as_indicator, as_labels
+    from multilabelkit.calibration import Calibrator
     from multilabelkit.classifier import MultiLabelImageClassifier as Classifier
     from multilabelkit.data import labels
     from multilabelkit.datasets import make_digits, make_shapes
@@ -62,13 +63,29 @@ def test_names_are_those_of_the_modules_that_hold_them():
     from multilabelkit.metrics import f1_score
     from multilabelkit.model_selection import MultiLabelStratifiedKFold
     from multilabelkit.report import multilabel_report
+    from multilabelkit.rules import create_rules
     from multilabelkit.thresholds import tune_thresholds
     from multilabelkit.training import Callback
 
     assert MultiLabelImageClassifier is Classifier
     assert (as_indicator, as_labels) == (labels.as_indicator, labels.as_labels)
-    parts = [make_digits, make_shapes, plot_predictions, f1_score, multilabel_report, tune_thresholds]
-    assert all(callable(part) for part in [*parts, MultiLabelStratifiedKFold, Callback])
+    parts = [make_digits, make_shapes, plot_predictions, f1_score, multilabel_report, tune_thresholds, create_rules]
+    assert all(callable(part) for part in [*parts, MultiLabelStratifiedKFold, Callback, Calibrator])
+
+
+def test_estimators_are_those_of_their_modules():
+    from multilabelkit import (
+        ImageEmbedder,
+        MultiLabelLogisticRegression,
+        MultiLabelThresholdsCV,
+        embedder,
+        linear,
+        tuned,
+    )
+
+    assert ImageEmbedder is embedder.ImageEmbedder
+    assert MultiLabelLogisticRegression is linear.MultiLabelLogisticRegression
+    assert MultiLabelThresholdsCV is tuned.MultiLabelThresholdsCV
 
 
 def test_resolved_names_are_kept_so_that_the_second_use_costs_nothing():

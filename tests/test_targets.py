@@ -7,7 +7,7 @@ import torch
 from scipy import sparse
 
 from multilabelkit.errors import InputError
-from multilabelkit.targets import read_targets, unnest
+from multilabelkit.targets import read_targets
 
 TABLE = np.array([[1, 0, 1], [0, 0, 0], [1, 1, 0]])
 
@@ -20,11 +20,12 @@ TABLE = np.array([[1, 0, 1], [0, 0, 0], [1, 1, 0]])
         (pd.DataFrame(TABLE, columns=["z", "y", "x"]), ["z", "y", "x"]),
         (TABLE, [0, 1, 2]),
         (TABLE.tolist(), [0, 1, 2]),
+        (list(map(tuple, TABLE.tolist())), [0, 1, 2]),
         (list(TABLE), [0, 1, 2]),
         (sparse.csr_array(TABLE), [0, 1, 2]),
         (torch.tensor(TABLE), [0, 1, 2]),
     ],
-    ids=["lists", "dicts", "DataFrame", "array", "nested-list", "list-of-arrays", "sparse", "tensor"],
+    ids=["lists", "dicts", "DataFrame", "array", "nested-list", "tuples", "list-of-arrays", "sparse", "tensor"],
 )
 def test_labels_of_every_format_are_read(y, names):
     targets = read_targets("Net", y)
@@ -69,11 +70,6 @@ def test_tables_that_cannot_have_the_known_names_are_taken_as_they_are():
     assert read_targets("Net", pd.DataFrame(TABLE, columns=list("zyx")), known=known).names.tolist() == ["z", "y", "x"]
     assert read_targets("Net", TABLE[:, :1], known=known).names.tolist() == [0]
     assert read_targets("Net", TABLE, known=np.array(list("abc"))).names.tolist() == ["a", "b", "c"]
-
-
-@pytest.mark.parametrize("y", [[["a"], ["b"]], [[], []], [[0, 2], [1, 0]], [{0, 1}], [(0, 1), (1, 0)], [[0], [1, 0]]])
-def test_unnest_leaves_rows_of_labels_alone(y):
-    assert unnest(y) is y
 
 
 MESSAGES = [

@@ -118,8 +118,8 @@ def test_thresholds_and_predictions_equal_a_loop_by_hand(name, data):
     proba = cross_fit(estimator, X, Y, create_splitter().split(X, Y), choose)
     tuned = MultiLabelThresholdsCV(estimator, cv=create_splitter()).fit(X, data[1])
     np.testing.assert_array_equal(tuned.thresholds_, tune_thresholds(Y, proba))
-    report = threshold_report(Y, proba, tuned.thresholds_, classes=NAMES)
-    pd.testing.assert_frame_equal(tuned.threshold_report_[report.columns], report)
+    report = threshold_report(Y, proba, tuned.thresholds_, classes=NAMES, tuned_by={})
+    pd.testing.assert_frame_equal(tuned.threshold_report_, report)
     expected = choose(clone(estimator).fit(X, Y), X)
     np.testing.assert_array_equal(tuned.predict_proba(X), expected)
     np.testing.assert_array_equal(tuned.predict(X), expected >= tuned.thresholds_)
@@ -519,17 +519,15 @@ def test_bad_parameters_are_refused(case, data):
         MultiLabelThresholdsCV(**({"estimator": OVR} | params)).fit(*data)
 
 
-def test_unknown_threshold_params_are_refused_before_any_fit(data):
+def test_wrong_threshold_params_are_refused_before_any_fit(data):
     Share.seen.clear()
-    with pytest.raises(InputError, match=r"^threshold_params has no 'objective'\."):
-        MultiLabelThresholdsCV(Share(), threshold_params={"objective": "f1"}).fit(*data)
-    message = r"^threshold_params has no 'shrinc'\. Did you mean 'shrink'\? Known are: .*beta.*shrink.*random_state\.$"
+    message = r"^The 'shrink' parameter of MultiLabelThresholdsCV's threshold_params must be 'auto', or a number >= 0\."
     with pytest.raises(InputError, match=message):
-        MultiLabelThresholdsCV(Share(), threshold_params={"shrinc": 0}).fit(*data)
-    with pytest.raises(InputError, match=r"^The 'shrink' parameter of tune_thresholds must be"):
         MultiLabelThresholdsCV(Share(), threshold_params={"shrink": -1}).fit(*data)
     with pytest.raises(InputError, match=r"^objective='precision' needs target"):
         MultiLabelThresholdsCV(Share(), thresholds="precision").fit(*data)
+    with pytest.raises(InputError, match=r"^thresholds must hold one number for each of 3 classes\."):
+        MultiLabelThresholdsCV(Share(), thresholds=[0.5]).fit(*data)
     assert not Share.seen
 
 

@@ -11,19 +11,37 @@ __version__ = "0.1.0"
 # light, and neither torch nor sklearn is loaded before something needs it.
 _NAMES = {
     "ImageClassifier": "multilabelkit.exclusive",
+    "ImageEmbedder": "multilabelkit.embedder",
     "MultiLabelImageClassifier": "multilabelkit.classifier",
+    "MultiLabelLogisticRegression": "multilabelkit.linear",
+    "MultiLabelThresholdsCV": "multilabelkit.tuned",
     "as_indicator": "multilabelkit.data.labels",
     "as_labels": "multilabelkit.data.labels",
     "check_data": "multilabelkit.data.doctor",
 }
-_MODULES = ("datasets", "errors", "inspection", "metrics", "model_selection", "report", "thresholds", "training")
+_MODULES = (
+    "calibration",
+    "datasets",
+    "errors",
+    "inspection",
+    "metrics",
+    "model_selection",
+    "report",
+    "rules",
+    "thresholds",
+    "training",
+)
 
 __all__ = [
     "ImageClassifier",
+    "ImageEmbedder",
     "MultiLabelImageClassifier",
+    "MultiLabelLogisticRegression",
+    "MultiLabelThresholdsCV",
     "__version__",
     "as_indicator",
     "as_labels",
+    "calibration",
     "check_data",
     "datasets",
     "errors",
@@ -31,16 +49,31 @@ __all__ = [
     "metrics",
     "model_selection",
     "report",
+    "rules",
     "thresholds",
     "training",
 ]
 
 if TYPE_CHECKING:
-    from multilabelkit import datasets, errors, inspection, metrics, model_selection, report, thresholds, training
+    from multilabelkit import (
+        calibration,
+        datasets,
+        errors,
+        inspection,
+        metrics,
+        model_selection,
+        report,
+        rules,
+        thresholds,
+        training,
+    )
     from multilabelkit.classifier import MultiLabelImageClassifier
     from multilabelkit.data.doctor import check_data
     from multilabelkit.data.labels import as_indicator, as_labels
+    from multilabelkit.embedder import ImageEmbedder
     from multilabelkit.exclusive import ImageClassifier
+    from multilabelkit.linear import MultiLabelLogisticRegression
+    from multilabelkit.tuned import MultiLabelThresholdsCV
 
 
 def __getattr__(name: str) -> Any:

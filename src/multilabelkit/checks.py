@@ -181,7 +181,7 @@ def _to_floats(values: Any, name: str) -> np.ndarray:
 
 
 def check_sample_weight(sample_weight: Any, n_samples: int) -> np.ndarray | None:
-    """Return the weights as float32 of shape (n_samples,), None where all images count alike, or raise InputError."""
+    """Return the weights as float32 of shape (n_samples,), None where all rows count alike, or raise InputError."""
     if sample_weight is None:
         return None
     try:
@@ -195,12 +195,11 @@ def check_sample_weight(sample_weight: Any, n_samples: int) -> np.ndarray | None
         elif len(wrong):
             found = f"{weight[wrong[0]]:g} at row {wrong[0]}"
         elif not weight.any():
-            found = "0 for every image"
+            raise InputError(f"sample_weight is zero for all {n_samples} rows. Give some of them a weight above 0.")
         else:
             return weight
     raise InputError(
-        f"sample_weight must hold one finite weight >= 0 for each of the {n_samples} images in X, not all 0. "
-        f"Got {found}."
+        f"sample_weight must hold one finite weight >= 0 for each of the {n_samples} rows of X. Got {found}."
     )
 
 

@@ -25,6 +25,7 @@ from multilabelkit.preparation import check_same_length
 from multilabelkit.report import MultiLabelReport, multilabel_report
 from multilabelkit.rules import create_rules
 from multilabelkit.saving import describe_report, restore_calibrator, restore_report, restore_thresholds
+from multilabelkit.threshold_tuning import check_threshold_params
 from multilabelkit.thresholds import fix_thresholds
 from multilabelkit.training.evaluation import LABELS
 
@@ -431,6 +432,7 @@ class MultiLabelImageClassifier(ClassifierMixin, ImageEstimator):
 
     def _check_labels(self, classes: np.ndarray) -> None:
         """Refuse parameters that do not fit the classes, before any work."""
+        check_threshold_params(type(self).__name__, self.thresholds, self.threshold_params)
         if not isinstance(self.thresholds, str):
             fix_thresholds(self.thresholds, classes=classes)
         create_rules(self.rules, classes=classes)

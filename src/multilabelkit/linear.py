@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -25,16 +24,16 @@ from multilabelkit.checks import (
     Interval,
     check_parameters,
     check_sample_weight,
-    suggest,
 )
 from multilabelkit.class_names import join_first
 from multilabelkit.data.exclusive_labels import encode_classes
-from multilabelkit.data.label_kinds import find_names, read_table
+from multilabelkit.data.label_kinds import find_names, unnest
 from multilabelkit.data.label_weights import weigh_classes, weigh_labels
 from multilabelkit.data.labels import encode_labels
 from multilabelkit.errors import InputError, warn
 from multilabelkit.logistic_solver import Solution, prepare_features, score_left_out, solve_folds, solve_logistic
 from multilabelkit.stratification import split_rows
+from multilabelkit.threshold_tuning import check_threshold_params
 from multilabelkit.thresholds import OBJECTIVES, apply_thresholds, fix_thresholds, tune_thresholds
 
 if TYPE_CHECKING:
@@ -60,8 +59,6 @@ _PARAMETERS: dict[str, list[Constraint]] = {
     "label_sep": [Choice((None,)), NON_EMPTY],
     "random_state": RANDOM_STATE,
 }
-_TAKEN = ("y_true", "proba", "objective", "classes")  # arguments of tune_thresholds that come from elsewhere
-_OPTIONS = [name for name in inspect.signature(tune_thresholds).parameters if name not in _TAKEN]
 
 
 class MultiLabelLogisticRegression(ClassifierMixin, BaseEstimator):
@@ -209,6 +206,7 @@ class MultiLabelLogisticRegression(ClassifierMixin, BaseEstimator):
             If classes have too few positives to tune their thresholds.
         """
         check_parameters(type(self).__name__, self.get_params(deep=False), _PARAMETERS)
+        check_threshold_params(type(self).__name__, self.thresholds, self.threshold_params)
         X = validate_data(self, X, dtype=[np.float64, np.float32], ensure_min_samples=2)
         if y is None:
             raise InputError("MultiLabelLogisticRegression requires y to be passed, but the target y is None.")
@@ -222,10 +220,11 @@ class MultiLabelLogisticRegression(ClassifierMixin, BaseEstimator):
 
     def _fit_labels(self, X: np.ndarray, y: Any, weight: np.ndarray) -> None:
         """Fit labels that do not exclude each other."""
-        targets, binarizer = encode_labels(read_table(y), classes=self.classes, label_sep=self.label_sep)
+        targets, binarizer = encode_labels(unnest(y), classes=self.classes, label_sep=self.label_sep)
         _check_same_length(X, targets)
         classes = binarizer.classes_
-        thresholds = _check_thresholds(self.thresholds, self.threshold_params, classes)
+        is_fixed = not isinstance(self.thresholds, str)
+        thresholds = fix_thresholds(self.thresholds, classes=classes) if is_fixed else None
         X, targets, weight = _keep_rows(weight > 0, X, targets, weight)
         known = ~np.isnan(targets.T)
         positive = np.where(known, targets.T, 0.0)
@@ -333,7 +332,7 @@ class MultiLabelLogisticRegression(ClassifierMixin, BaseEstimator):
         y_pred = self.predict(X)
         if self.label_binarizer_ is None:
             return float(accuracy_score(y, y_pred, sample_weight=sample_weight))
-        targets, _ = encode_labels(read_table(y), classes=self.classes_, label_sep=self.label_sep)
+        targets, _ = encode_labels(unnest(y), classes=self.classes_, label_sep=self.label_sep)
         _check_same_length(y_pred, targets)
         return metrics.f1_score(targets, y_pred, average="macro", sample_weight=sample_weight)
 
@@ -348,8 +347,6 @@ class MultiLabelLogisticRegression(ClassifierMixin, BaseEstimator):
 
 
 def _check_weight(sample_weight: Any, n_samples: int) -> np.ndarray:
-    if sample_weight is not None and not np.asarray(sample_weight, dtype=object).any():
-        raise InputError("sample_weight is zero for every sample. Give at least 2 samples a weight above 0.")
     weight = check_sample_weight(sample_weight, n_samples)
     return np.ones(n_samples) if weight is None else weight.astype(np.float64)
 
@@ -383,16 +380,3 @@ def _warn_of_empty_classes(positive: np.ndarray, classes: np.ndarray) -> None:
     empty = [repr(name) for name in classes[~positive.any(axis=1)].tolist()]
     if empty:
         warn(f"No sample in y is known to have {len(empty)} of {len(classes)} classes: {join_first(empty)}.")
-
-
-def _check_thresholds(thresholds: Any, params: Mapping | None, classes: np.ndarray) -> np.ndarray | None:
-    """Return fixed thresholds, one per class, and None for an objective to tune them for."""
-    if not isinstance(thresholds, str):
-        if params:
-            raise InputError("threshold_params has no effect on fixed thresholds. Leave it out, or name an objective.")
-        return fix_thresholds(thresholds, classes=classes)
-    for name in params or {}:
-        if name not in _OPTIONS:
-            hint = suggest(str(name), _OPTIONS)
-            raise InputError(f"threshold_params has no {name!r}.{hint} Known are: {', '.join(_OPTIONS)}.")
-    return None

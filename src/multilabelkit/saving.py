@@ -264,6 +264,8 @@ def _restore_keys(parameters: dict[str, Any], classes: list[str | int]) -> None:
 
     for name in ("thresholds", "class_weight"):
         parameters[name] = rename(parameters.get(name))
+    if isinstance(parameters.get("rules"), dict):
+        parameters["rules"] = {key: rename(part) for key, part in parameters["rules"].items()}
     sampler = parameters.get("sampler_params")
     if isinstance(sampler, dict) and "frequencies" in sampler:
         parameters["sampler_params"] = sampler | {"frequencies": rename(sampler["frequencies"])}

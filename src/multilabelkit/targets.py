@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import numbers
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from multilabelkit.checks import shorten
-from multilabelkit.data.label_kinds import find_names
+from multilabelkit.data.label_kinds import find_names, unnest
 from multilabelkit.data.labels import encode_labels
 from multilabelkit.errors import InputError
 
@@ -67,24 +66,6 @@ def read_targets(owner: str, y: Any, *, label_sep: str | None = None, known: np.
     known = None if known is None or not _may_have(y, known.tolist()) else known
     table, binarizer = encode_labels(y, classes=known, label_sep=label_sep)
     return Targets(table, binarizer.classes_, binarizer.classes_)
-
-
-def unnest(y: Any) -> Any:
-    """Return nested lists of 0 and 1 in rows of equal length as a table, as scikit-learn does; leave other y alone.
-
-    Examples
-    --------
-    >>> unnest([[1, 0], [0, 1]])
-    array([[1, 0],
-           [0, 1]])
-    >>> unnest([[1], [0, 1]])
-    [[1], [0, 1]]
-    """
-    if not isinstance(y, (list, tuple)) or not all(isinstance(row, (list, np.ndarray)) for row in y):
-        return y
-    cells = [cell for row in y for cell in row]
-    is_table = len({len(row) for row in y}) == 1 and all(isinstance(cell, numbers.Real) for cell in cells)
-    return np.array(y) if cells and is_table and {0, 1}.issuperset(cells) else y
 
 
 def _may_have(y, names):

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 from scipy.optimize import minimize
-from scipy.special import expit, logit
+from scipy.special import expit, log_expit, logit
 
 # (calibrated probabilities in ascending order, how many samples have each) -> the threshold that theory finds best.
 Expectation = Callable[[np.ndarray, np.ndarray], float]
@@ -100,14 +100,13 @@ def compute_anchors(
     array([0.36, 0.23])
     """
     everything = sum(_bin_logits(*column) for column in zip(kind, scores, strict=True))
-    slope, offset = _fit_sigmoid(everything)
+    slope, offset = fit_sigmoid(_average_bins(everything), min_slope=_MIN_SLOPE)
 
     def compute_anchor(binned):
-        absent, present, total = binned[:, binned[0] + binned[1] > 0]
-        count = absent + present
-        if not len(count):
+        logits, absent, present = _average_bins(binned)
+        if not len(logits):
             return np.nan
-        return (logit(expect(expit(slope * total / count + offset), count)) - offset) / slope
+        return (logit(expect(expit(slope * logits + offset), absent + present)) - offset) / slope
 
     if pooled:
         anchors = np.full(len(kind), compute_anchor(everything))
@@ -149,6 +148,48 @@ def combine_with_anchors(own: np.ndarray, anchors: np.ndarray, noise: np.ndarray
     return anchors + spread / (spread + noise) * (own - anchors)
 
 
+def fit_sigmoid(cells: np.ndarray, *, min_slope: float, with_offset: bool = True) -> np.ndarray:
+    """Return slope and offset of the sigmoid of least log-loss, held near 1 and 0 by a ridge where labels are few.
+
+    Parameters
+    ----------
+    cells : ndarray of shape (3, n_logits)
+        Logits, and how many samples with each are absent and present.
+    min_slope : float
+        Above 0, so that the order of the logits is kept.
+    with_offset : bool, default=True
+        Whether the offset may be other than 0.
+
+    References
+    ----------
+    J. Platt, "Probabilistic Outputs for Support Vector Machines and Comparisons to Regularized Likelihood Methods",
+    1999.
+
+    Examples
+    --------
+    >>> fit_sigmoid(np.array([[-2, 2], [900, 200], [100, 800]]), min_slope=0.1).round(1)  # to logits -2.2 and 1.4
+    array([ 0.9, -0.4])
+    """
+    logits, absent, present = cells
+    scale = max(1.0, cells[1:].sum())
+
+    def compute_loss(params):
+        margin = params[0] * logits + params[1]
+        away = params - [1, 0]
+        error = (absent + present) * expit(margin) - present
+        loss = measure_log_loss(margin, absent, present) + away @ away / 2
+        return loss / scale, (np.array([error @ logits, error.sum()]) + away) / scale
+
+    limits = [(min_slope, None), (None, None) if with_offset else (0, 0)]
+    options = {"ftol": 1e-15, "gtol": 1e-10}
+    return minimize(compute_loss, [1.0, 0.0], jac=True, method="L-BFGS-B", bounds=limits, options=options).x
+
+
+def measure_log_loss(margin: np.ndarray, absent: np.ndarray, present: np.ndarray) -> float:
+    """Return the log-loss of logits, summed over the samples that are absent and present at each."""
+    return -(absent @ log_expit(-margin) + present @ log_expit(margin))
+
+
 def _bin_logits(kind, scores):
     """Return for each bin how many logits are absent and present, and their sum; shape (3, n_bins)."""
     logits = to_logit(scores)
@@ -159,19 +200,7 @@ def _bin_logits(kind, scores):
     return np.stack([absent, present, total])
 
 
-def _fit_sigmoid(binned):
-    """Return slope and offset of the calibration, held near 1 and 0 by a ridge where labels are few."""
+def _average_bins(binned):
+    """Return for each bin that holds any the mean of its logits, how many are absent and present; (3, n_bins)."""
     absent, present, total = binned[:, binned[0] + binned[1] > 0]
-    logits = total / (absent + present)
-
-    def compute_loss(params):
-        margin = params[0] * logits + params[1]
-        loss = absent @ np.logaddexp(0, margin) + present @ np.logaddexp(0, -margin)
-        error = (absent + present) * expit(margin) - present
-        away = params - [1, 0]
-        return (loss + away @ away / 2) / scale, (np.array([error @ logits, error.sum()]) + away) / scale
-
-    scale = (absent + present).sum()
-    limits = [(_MIN_SLOPE, None), (None, None)]
-    options = {"ftol": 1e-15, "gtol": 1e-10}
-    return minimize(compute_loss, [1.0, 0.0], jac=True, method="L-BFGS-B", bounds=limits, options=options).x
+    return np.stack([total / (absent + present), absent, present])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import warnings
 from collections.abc import Mapping
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -15,7 +14,8 @@ from sklearn.utils.metadata_routing import MetadataRouter
 from sklearn.utils.validation import check_is_fitted
 
 from multilabelkit.calibration import METHODS, Calibrator
-from multilabelkit.checks import NON_EMPTY, RANDOM_STATE, Check, Choice, Constraint, check_parameters, suggest
+from multilabelkit.checks import NON_EMPTY, RANDOM_STATE, Check, Choice, Constraint, check_parameters
+from multilabelkit.data.label_kinds import unnest
 from multilabelkit.data.labels import encode_labels
 from multilabelkit.errors import InputError
 from multilabelkit.metrics import f1_score
@@ -30,8 +30,9 @@ from multilabelkit.out_of_fold import (
     predict_out_of_fold,
     route_params,
 )
-from multilabelkit.targets import read_targets, unnest
+from multilabelkit.targets import read_targets
 from multilabelkit.threshold_prior import to_logit
+from multilabelkit.threshold_tuning import check_threshold_params
 from multilabelkit.thresholds import OBJECTIVES, apply_thresholds, fix_thresholds, threshold_report, tune_thresholds
 
 if TYPE_CHECKING:
@@ -53,8 +54,6 @@ _TABLE: dict[str, list[Constraint]] = {
     "label_sep": [Choice((None,)), NON_EMPTY],
     "random_state": RANDOM_STATE,
 }
-_SET_HERE = ("y_true", "proba", "objective", "classes")
-_OPTIONS = [name for name in inspect.signature(tune_thresholds).parameters if name not in _SET_HERE]
 
 
 class MultiLabelThresholdsCV(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
@@ -124,7 +123,7 @@ class MultiLabelThresholdsCV(ClassifierMixin, MetaEstimatorMixin, BaseEstimator)
 
     As in scikit-learn, a y of one dimension (numbers, or strings without `label_sep`) is one label, there or not. It
     may have two values, of which the second has the threshold; `predict` returns them, `predict_proba` has a column
-    for each, `score` is accuracy. A nested list of 0 and 1 in rows of equal length is a table here, too.
+    for each, `score` is accuracy. A nested list of 0 and 1 in rows of equal length above 1 is a table here, too.
 
     Examples
     --------
@@ -186,13 +185,15 @@ class MultiLabelThresholdsCV(ClassifierMixin, MetaEstimatorMixin, BaseEstimator)
             If a class has few positives, or none in a training part.
         """
         check_parameters(type(self).__name__, vars(self), _TABLE)
+        check_threshold_params(type(self).__name__, self.thresholds, self.threshold_params)
         method = _choose_method(self.estimator, self.calibration)
         prefit = isinstance(self.cv, str)
         known = _get_names(self.estimator) if prefit else None
         targets = read_targets(type(self).__name__, y, label_sep=self.label_sep, known=known)
         X = indexable(X)[0]
         check_rows(X, targets.table)
-        _check_thresholds(self.thresholds, self.threshold_params, targets.names)
+        if not isinstance(self.thresholds, str):
+            fix_thresholds(self.thresholds, classes=targets.names)  # else an error would wait for all the fits
         fitted, scores = (self._take_prefit if prefit else self._cross_fit)(X, targets, method, params)
         decision = self._choose_decision(targets, scores, method)
         self.estimator_, self.classes_, self.response_method_ = fitted, targets.classes, method
@@ -290,12 +291,13 @@ class MultiLabelThresholdsCV(ClassifierMixin, MetaEstimatorMixin, BaseEstimator)
             logits = _to_logits(scores, method)
             calibrator = Calibrator(method=self.calibration).fit(truth, logits, classes=names)
             proba = calibrator.predict_proba(logits)
+        tuned_by = None
         if isinstance(self.thresholds, str):
-            options = self.threshold_params or {}
-            thresholds = tune_thresholds(truth, proba, objective=self.thresholds, classes=names, **options)
+            tuned_by = {"objective": self.thresholds, **(self.threshold_params or {})}
+            thresholds = tune_thresholds(truth, proba, classes=names, **tuned_by)
         else:
             thresholds = fix_thresholds(self.thresholds, classes=names)
-        return calibrator, thresholds, threshold_report(truth, proba, thresholds, classes=names)
+        return calibrator, thresholds, threshold_report(truth, proba, thresholds, classes=names, tuned_by=tuned_by)
 
     def _compute_proba(self, X):
         """Return the probability of each class that has a threshold."""
@@ -325,22 +327,6 @@ def _choose_method(estimator, calibration):
             "Set calibration='platt', or 'auto'."
         )
     return "decision_function"
-
-
-def _check_thresholds(thresholds, options, names):
-    """Refuse what would otherwise fail only after all the fits."""
-    if not isinstance(thresholds, str):
-        if options:
-            raise InputError("threshold_params has no effect on fixed thresholds. Leave it out, or name an objective.")
-        fix_thresholds(thresholds, classes=names)
-        return
-    for name in options or {}:
-        if name not in _OPTIONS:
-            hint = suggest(str(name), _OPTIONS)
-            raise InputError(f"threshold_params has no {name!r}.{hint} Known are: {', '.join(_OPTIONS)}.")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of a trial on two rows
-        tune_thresholds([[0], [1]], [[0.2], [0.8]], objective=thresholds, **(options or {}))
 
 
 def _to_logits(scores, method):

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pandas.testing import assert_frame_equal
 from scipy import sparse
-from sklearn.model_selection import cross_val_score
+from sklearn.model_selection import KFold, cross_val_predict, cross_val_score
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import MultiLabelBinarizer
 
@@ -44,6 +44,10 @@ NO_ROW = (
 CELL = (
     "A table of labels must hold only 0, 1 and NaN (unknown), or only -1 and 1. Got {} at row {}, column {}. If the "
     "rows hold names, pass them as lists or as one column: y.tolist() of an array, y['labels'] of a DataFrame."
+)
+OUT_OF_FOLD = (
+    " If cross_val_predict made it, which numbers labels anew, use multilabelkit.model_selection.out_of_fold_proba "
+    "instead."
 )
 MINUS_ONE = (
     "y holds -1 (first at row {}, column {}) beside 0 or NaN, so -1 may mean absent or uncertain. "
@@ -433,18 +437,54 @@ def test_encode_labels_refuses_what_has_no_rows_or_no_labels(y, message):
     ("y", "number"),
     [
         ([3, 7, 3], "3"),
-        (np.array([0, 1, 1]), "0"),
+        ([0, 1, 2], "0"),
+        (np.array([3, 7, 3]), "3"),
         (pd.Series([1.0, NAN]), "1.0"),
         ((True, False), "True"),
         (np.array([True, False]), "True"),
-        (torch.tensor([1, 0]), "1"),
         ([1, ["cat"]], "1"),
+        ([np.int64(1), ["cat", "dog"]], "1"),
     ],
-    ids=["list", "array", "series", "bools", "bool array", "tensor", "mixed"],
+    ids=["list", "numbered list", "array", "series", "bools", "bool array", "mixed", "mixed with numpy's"],
 )
 def test_numbers_in_one_dimension_are_ambiguous(y, number):
     with pytest.raises(InputError, match=whole(NUMBER.format(number))):
         as_indicator(y)
+
+
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [
+        (np.array([2, 0, 1, 1]), NUMBER.format(2) + OUT_OF_FOLD),
+        (np.array([[0, 1], [2, 0]]), CELL.format(2, 1, 0) + OUT_OF_FOLD),
+        (np.array([[0, 1], [4, 0]]), CELL.format(4, 1, 0)),
+        (np.array([[1, 1], [2, 1]]), CELL.format(2, 1, 0)),
+        (np.array([[-1, 0], [2, 1]]), CELL.format(2, 1, 0)),
+        (np.array([[0, 1], [2, 0]], dtype=np.uint8), CELL.format(2, 1, 0)),
+        (np.array([[0, 1], [2, 0]], dtype=float), CELL.format(2.0, 1, 0)),
+    ],
+    ids=["numbers", "cells", "large", "without 0", "negative", "uint8", "floats"],
+)
+def test_what_cross_val_predict_may_have_numbered_is_refused_with_a_hint(y, message):
+    with pytest.raises(InputError, match=whole(message)):
+        as_indicator(y)
+
+
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [
+        (["sea|sun", "sea", "", "sun"] * 6, NUMBER.format(2)),
+        ([["sea", "sun"], ["sea", "sea"], ["sun", "sun"], ["moon", "sea"]] * 6, CELL.format(2, 2, 0)),
+    ],
+    ids=["strings", "lists"],
+)
+def test_labels_that_cross_val_predict_numbers_are_refused_with_the_hint(y, message):
+    class Reader(KNeighborsClassifier):
+        def fit(self, X, y):
+            as_indicator(y)
+
+    with pytest.raises(InputError, match=whole(message + OUT_OF_FOLD)):
+        cross_val_predict(Reader(), np.zeros((24, 1)), y, cv=KFold(2), method="predict_proba")
 
 
 def test_the_first_number_after_missing_ones_is_named():
@@ -538,7 +578,7 @@ def test_strings_and_integers_are_not_mixed(y, words):
 @pytest.mark.parametrize(
     ("y", "text", "row", "column"),
     [
-        (np.array([[0, 1], [2, 0]]), "2", 1, "0"),
+        (np.array([[0, 1], [7, 0]]), "7", 1, "0"),
         (np.array([[0.5, 1]]), "0.5", 0, "0"),
         (np.array([[np.inf]]), "inf", 0, "0"),
         (pd.DataFrame({"cat": [0, 3]}), "3.0", 1, "'cat'"),

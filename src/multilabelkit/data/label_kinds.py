@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,12 @@ from sklearn.utils.validation import column_or_1d
 from multilabelkit.checks import shorten
 from multilabelkit.errors import InputError
 
-__all__ = ["find_names", "read_table"]
+__all__ = ["find_names", "refuse_numbers", "suggest_out_of_fold", "unnest"]
+
+_OUT_OF_FOLD = (
+    " If cross_val_predict made it, which numbers labels anew, use multilabelkit.model_selection.out_of_fold_proba "
+    "instead."
+)
 
 
 def find_names(y: Any, *, label_sep: str | None = None, classes: Any = None) -> np.ndarray | None:
@@ -60,14 +66,14 @@ def find_names(y: Any, *, label_sep: str | None = None, classes: Any = None) -> 
     return values.astype(np.int64) if values.dtype == bool else values
 
 
-def read_table(y: Any) -> Any:
+def unnest(y: Any) -> Any:
     """Return a nested list of 0 and 1 as a table, which it is to scikit-learn, and anything else as it is.
 
     Parameters
     ----------
     y : labels in any format
         A list of lists, tuples or arrays of equal length above 1 that hold only 0 and 1 is a table; `as_indicator`
-        refuses it, as the rows may be integer labels too.
+        refuses it, as the rows may be integer labels too. So may rows of length 1, which are left as they are.
 
     Returns
     -------
@@ -75,18 +81,37 @@ def read_table(y: Any) -> Any:
 
     Examples
     --------
-    >>> read_table([[1, 0], [0, 1]])
+    >>> unnest([[1, 0], [0, 1]])
     array([[1, 0],
            [0, 1]])
-    >>> read_table([[1], [0, 1]])
+    >>> unnest([[1], [0, 1]])
     [[1], [0, 1]]
     """
-    if not isinstance(y, (list, tuple)) or not all(isinstance(row, (list, tuple, np.ndarray)) for row in y):
+    if not isinstance(y, (list, tuple)) or not all(map(_is_row, y)):
         return y
-    if len({len(row) for row in y}) != 1 or len(y[0]) < 2:
+    if len({len(row) for row in y}) != 1 or len(y[0]) < 2 or not all(map(_holds_scalars, y)):
         return y
     table = np.array(y)
     return table if table.dtype.kind in "biuf" and np.isin(table, (0, 1)).all() else y
+
+
+def refuse_numbers(rows: list[Any]) -> None:
+    """Refuse rows of labels of which one is a number: it may be a label or a cell."""
+    kinds = {kind for kind in set(map(type, rows)) if issubclass(kind, (numbers.Real, np.bool_))}
+    found = next((place for place, row in enumerate(rows) if type(row) in kinds and row == row), None)
+    if found is not None:
+        hint = suggest_out_of_fold(np.array(rows)) if all(isinstance(row, np.integer) for row in rows) else ""
+        raise InputError(
+            f"Row {found} of y is the number {rows[found]}, which may be a label or a cell of a table. Write "
+            f"np.asarray(y).reshape(-1, 1) for a table of one class, or [[3], [7]] for one label per image.{hint}"
+        )
+
+
+def suggest_out_of_fold(values: np.ndarray) -> str:
+    """Return a hint where numbers from 0 up may come from `cross_val_predict`."""
+    # It numbers what differs between rows, of which a training part holds half or more.
+    is_numbered = values.dtype == int and values.min() == 0 and values.max() < 2 * len(values)
+    return _OUT_OF_FOLD if is_numbered else ""
 
 
 def _to_array(y: Any) -> np.ndarray | None:
@@ -99,6 +124,10 @@ def _to_array(y: Any) -> np.ndarray | None:
         return None
     # numpy would turn numbers beside strings into strings.
     return np.array(y, dtype=object if any(isinstance(value, str) for value in y) else None)
+
+
+def _is_row(row: Any) -> bool:
+    return isinstance(row, (list, tuple)) or (isinstance(row, np.ndarray) and row.ndim == 1)
 
 
 def _holds_scalars(values: Any) -> bool:

@@ -15,6 +15,7 @@ from scipy import sparse
 from sklearn.preprocessing import MultiLabelBinarizer
 
 from multilabelkit.checks import NON_EMPTY, Choice, Constraint, check_parameters, shorten, suggest
+from multilabelkit.data.label_kinds import refuse_numbers, suggest_out_of_fold
 from multilabelkit.errors import InputError
 
 __all__ = ["as_indicator", "as_labels", "encode_labels"]
@@ -259,6 +260,7 @@ def _check_cells(values: np.ndarray, names: list[Label]) -> np.ndarray:
             "A table of labels must hold only 0, 1 and NaN (unknown), or only -1 and 1. "
             f"Got {shorten(values.item(row, column))} at row {row}, column {names[column]!r}. If the rows hold names, "
             "pass them as lists or as one column: y.tolist() of an array, y['labels'] of a DataFrame."
+            f"{suggest_out_of_fold(values)}"
         )
     return cells.astype(np.float32)
 
@@ -278,7 +280,7 @@ def _resolve_minus_one(cells: np.ndarray, names: list[Label], uncertain: str | N
 
 def _read_rows(rows: list[Any], known: list[Label] | None, label_sep: str | None) -> Cells:
     """Read one collection, string or dict of labels per image."""
-    _refuse_numbers(rows)
+    refuse_numbers(rows)
     _refuse_nested_table(rows)
     cells = [_read_row(row, place, label_sep) for place, row in enumerate(rows)]
     first_rows: dict[Any, int] = {}
@@ -336,17 +338,6 @@ def _learn_names(first_rows: dict[Any, int]) -> list[Label]:
         place = first_rows[other]
         raise InputError(f"y holds {names[0]!r}, but {other!r} in row {place}. Use only strings or only integers.")
     return sorted(names)
-
-
-def _refuse_numbers(rows: list[Any]) -> None:
-    """One number per row may be a label or a cell."""
-    kinds = {kind for kind in set(map(type, rows)) if issubclass(kind, (numbers.Real, np.bool_))}
-    found = next((place for place, row in enumerate(rows) if type(row) in kinds and row == row), None)
-    if found is not None:
-        raise InputError(
-            f"Row {found} of y is the number {rows[found]}, which may be a label or a cell of a table. Write "
-            "np.asarray(y).reshape(-1, 1) for a table of one class, or [[3], [7]] for one label per image."
-        )
 
 
 def _refuse_nested_table(rows: list[Any]) -> None:
