@@ -12,9 +12,11 @@ from multilabelkit.calibration import Calibrator
 from multilabelkit.data.loading import iterate_evaluation
 from multilabelkit.datasets import make_shapes
 from multilabelkit.decision import decide, to_proba
-from multilabelkit.errors import InputError, ModelFileError
+from multilabelkit.errors import InputError, ModelFileError, MultiLabelKitWarning
+from multilabelkit.metrics import f1_score, make_multilabel_scorer
 from multilabelkit.rules import create_rules
 from multilabelkit.thresholds import threshold_report, tune_thresholds
+from multilabelkit.training import Callback
 
 NAMES = ["circle", "square", "triangle"]
 
@@ -302,3 +304,97 @@ def test_ctrl_c_while_it_trains_for_thresholds_keeps_the_classifier(many, monkey
 def test_the_report_of_an_evaluation_has_intervals_if_asked(focal, many):
     report = focal.evaluate(many.images, many.target, n_bootstraps=50)
     assert "macro_f1" in report.intervals
+
+
+@pytest.fixture
+def rare(many):
+    """Labels of which one class has a single image."""
+    labels = many.target.copy()
+    labels["square"] = 0
+    labels.loc[labels.index[7], "square"] = 1
+    return labels
+
+
+@pytest.mark.filterwarnings("ignore::multilabelkit.errors.MultiLabelKitWarning")
+def test_cross_fitting_does_not_trust_a_network_that_has_not_seen_the_class(many, rare):
+    classifier = create(threshold_cv=3, validation_fraction=None, max_epochs=4).fit(many.images, rare)
+    assert classifier.threshold_report_.loc["square", "n_positive"] == 0
+    assert classifier.predict(many.images)[:, 1].mean() < 0.5
+
+
+def test_cross_fitting_warns_only_of_the_thresholds_that_stay(many, rare):
+    with pytest.warns(MultiLabelKitWarning) as caught:
+        create(threshold_cv=3, max_epochs=1).fit(many.images, rare)
+    assert [str(warning.message)[:24] for warning in caught] == ["No known positive in 1 o"]
+
+
+@pytest.mark.parametrize(
+    "parameters", [{"thresholds": "precision", "threshold_params": {"target": 0.5}}, {"calibration": "platt"}], ids=str
+)
+def test_what_needs_images_set_aside_says_so(many, parameters):
+    classifier = create(validation_fraction=None, max_epochs=1, **parameters)
+    message = (
+        f"thresholds={classifier.thresholds!r} and calibration={classifier.calibration!r} need images that were not "
+        "trained on, and there are none: thresholds are 0.5 unless they are fixed, and probabilities are as they come. "
+        "Set validation_fraction, pass validation_data, or set threshold_cv."
+    )
+    with pytest.warns(MultiLabelKitWarning, match=whole(message)) as caught:
+        classifier.fit(many.images, many.target)
+    assert len(caught) == 1
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [{"loss_params": {"label_smoothing": 0.2}}, {"missing_labels": "negative"}, {"mixup": "mixup"}],
+    ids=str,
+)
+def test_bce_of_other_than_the_labels_is_calibrated_too(many, parameters):
+    classifier = create(max_epochs=1, loss="bce", **parameters).fit(many.images, many.target)
+    assert classifier.calibrator_ is not None
+
+
+def test_retune_looks_at_its_keywords_before_the_images(focal):
+    with pytest.raises(InputError, match=r"'targte'\. Did you mean 'target'\?"):
+        focal.retune(["nowhere.jpg"], [["sea"]], objective="precision", targte=0.9)
+    with pytest.raises(InputError, match=r"^The 'objective' parameter of retune must be 'f1', "):
+        focal.retune(["nowhere.jpg"], [["sea"]], objective=0.5)
+    with pytest.raises(InputError, match=r"^The 'n_bootstraps' parameter of evaluate must be an integer >= 0"):
+        focal.evaluate(["nowhere.jpg"], [["sea"]], n_bootstraps="many")
+
+
+def test_rules_are_set_without_training(focal, many, tmp_path):
+    focal.save(tmp_path / "model")
+    classifier = MultiLabelImageClassifier.load(tmp_path / "model")
+    assert classifier.set_rules({"max_labels": np.int64(1)}) is classifier
+    assert classifier.predict(many.images).sum(axis=1).max() == 1
+    classifier.save(tmp_path / "again")
+    again = MultiLabelImageClassifier.load(tmp_path / "again")
+    np.testing.assert_array_equal(again.predict(many.images), classifier.predict(many.images))
+    classifier.set_rules(None)
+    np.testing.assert_array_equal(classifier.predict(many.images), focal.predict(many.images))
+
+
+def test_scorers_leave_open_cells_out(many):
+    classifier = create(rules={"abstain": 0.3}, thresholds=0.5).fit(many.images, many.target)
+    y_pred, y_true = classifier.predict(many.images), many.target.to_numpy().astype(float)
+    is_open = np.isnan(y_pred)
+    y_true[is_open] = np.nan
+    expected = f1_score(y_true, np.where(is_open, 0, y_pred), average="macro")
+    assert make_multilabel_scorer("f1_macro")(classifier, many.images, many.target) == expected
+
+
+def test_the_best_labels_are_told_apart_where_probabilities_are_1(focal, many, monkeypatch):
+    monkeypatch.setattr(
+        "multilabelkit.classifier.compute_logits", lambda *a, **k: np.array([[20, 40, 30]], dtype=np.float32)
+    )
+    monkeypatch.setattr(focal, "calibrator_", None)
+    assert focal.predict_labels(many.images[:1], top_k=2) == [("square", "triangle")]
+
+
+def test_ctrl_c_tells_how_to_go_on_without_cross_fitting(many):
+    class Interrupt(Callback):
+        def on_epoch_end(self, state):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt, match=r"set_params\(warm_start=True, threshold_cv=None\)\.$"):
+        create(threshold_cv=3, callbacks=[Interrupt()]).fit(many.images, many.target)

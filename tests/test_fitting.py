@@ -417,8 +417,8 @@ def test_what_other_rooms_refuse_is_refused_before_any_work(shapes, monkeypatch,
 def test_a_loss_without_frequencies_warns_of_a_fixed_threshold(shapes, loss, parameters):
     message = (
         f"Probabilities of a network trained with loss='{loss}' are no frequencies, so that a fixed threshold suits "
-        "none of its classes. Let thresholds be tuned on validation images (thresholds='f1'), or probabilities be "
-        "calibrated on them (calibration='auto')."
+        "none of its classes. Let thresholds be tuned (thresholds='f1'), or probabilities be calibrated "
+        "(calibration='auto'), on images set aside by validation_fraction or by threshold_cv."
     )
     with pytest.warns(MultiLabelKitWarning, match=whole(message)):
         create(loss=loss, **parameters).fit(shapes.images, shapes.target)

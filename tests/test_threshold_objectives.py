@@ -93,8 +93,7 @@ def test_objectives_of_one_class_find_the_best_of_all_cuts(objective, options, m
             known = list_known(truth, scores)
             if not any(t for t, _ in known):
                 continue
-            # No threshold lies above a score of 1, and `prior` always predicts something.
-            free = objective != "prior" and max(s for _, s in known) < 1
+            free = max(s for _, s in known) < 1  # no threshold lies above a score of 1
             best = max(measure(*count(known, cut)) for cut in list_cuts(known)[: None if free else -1])
             assert measure(*count(known, threshold)) == pytest.approx(best, abs=1e-12)
 
@@ -253,7 +252,7 @@ def test_a_target_out_of_reach_is_said():
     proba[:, 1] = proba[::-1, 1]
     message = (
         "A precision of 0.5 is not attainable with a confidence of 0.95 in 1 of 2 classes; their thresholds are 1, "
-        "which predicts nearly nothing: 'rare'."
+        "which predicts nearly nothing: 'rare'. Lower the target or the confidence, or tune on more samples."
     )
     with pytest.warns(MultiLabelKitWarning, match=f"^{re.escape(message)}$") as caught:
         thresholds = tune_thresholds(y_true, proba, objective="precision", target=0.5, classes=["common", "rare"])
@@ -262,7 +261,7 @@ def test_a_target_out_of_reach_is_said():
     assert thresholds[1] == 1
     message = (
         "A recall of 0.9 is not attainable with a confidence of 0.95 in 2 of 2 classes; their thresholds are 0, which "
-        "predicts all: 0, 1."
+        "predicts all: 0, 1. Lower the target or the confidence, or tune on more samples."
     )
     with pytest.warns(MultiLabelKitWarning, match=f"^{re.escape(message)}$"):
         assert tune_thresholds(y_true, proba, objective="recall", target=0.9).tolist() == [0, 0]

@@ -87,6 +87,45 @@ def test_one_sample_and_no_positive_are_no_error():
         assert len(report) == 1
 
 
+def test_of_a_class_without_positives_nothing_is_expected():
+    y_true, proba, _ = draw_scores(3, n_samples=300)
+    y_true[:, 2] = 0
+    report = threshold_report(y_true, proba, 0.4, classes=list("abcd"), tuned_by={})
+    assert report.loc["c", ["low", "high", "expected_f1", "expected_gain"]].isna().all()
+    assert report.drop(index="c").notna().all(axis=None)
+
+
+def test_an_end_of_the_scale_has_no_interval():
+    y_true, proba, _ = draw_scores(3, n_samples=300)
+    report = threshold_report(y_true, proba, [0.0, 1.0, 0.4, 0.5], classes=list("abcd"), tuned_by={})
+    assert report[["low", "high"]].isna().all(axis=1).tolist() == [True, True, False, False]
+
+
+def test_a_rare_class_among_many_samples_is_judged_by_its_labels():
+    random = np.random.default_rng(0)
+    y_true = (random.random((30_000, 1)) < 0.002).astype(float)
+    proba = expit(3 * (3 * y_true + random.normal(size=y_true.shape)) - 4.5 + logit(0.002))
+    thresholds = tune_thresholds(y_true, proba)
+    report = threshold_report(y_true, proba, thresholds, classes=["sea"], tuned_by={})
+    assert abs(report["expected_f1"].item() - report["f1"].item()) < 0.1
+
+
+def test_no_rows_are_refused():
+    message = "y_true and proba have no rows, so that nothing can be foreseen of these thresholds."
+    with pytest.raises(InputError, match=f"^{message}$"):
+        threshold_report(np.empty((0, 2)), np.empty((0, 2)), 0.5, classes=["a", "b"], tuned_by={})
+
+
+@pytest.mark.parametrize("tuned_by", ["f1", 3])
+def test_what_is_no_dict_of_keywords_is_refused(tuned_by):
+    message = (
+        "The 'tuned_by' parameter of threshold_report must be None or a dict of keywords of tune_thresholds. Got "
+        f"{tuned_by!r} instead."
+    )
+    with pytest.raises(InputError, match=f"^{message}$"):
+        threshold_report([[1], [0]], [[0.6], [0.4]], 0.5, classes=["sea"], tuned_by=tuned_by)
+
+
 def test_wrong_keywords_are_refused():
     message = "beta=2 has no effect with objective='f1'; it belongs to 'fbeta'. Leave it out."
     with pytest.raises(InputError, match=f"^{message}$"):

@@ -579,3 +579,24 @@ def test_image_classifier_with_unknown_labels_equals_a_loop_by_hand(shapes):
     np.testing.assert_array_equal(tuned.thresholds_, tune_thresholds(Y, proba))
     np.testing.assert_array_equal(tuned.predict_proba(images), clone(classifier).fit(images, Y).predict_proba(images))
     assert not get_tags(tuned).input_tags.two_d_array
+
+
+@pytest.mark.filterwarnings("ignore:Label not 1 is present")
+def test_a_class_with_one_positive_is_not_predicted_for_every_row():
+    random = np.random.default_rng(0)
+    X, y = random.normal(size=(90, 4)), np.zeros((90, 2), dtype=int)
+    y[:, 0], y[5, 1] = X[:, 0] > 0, 1
+    with pytest.warns(MultiLabelKitWarning):
+        model = MultiLabelThresholdsCV(OneVsRestClassifier(LogisticRegression()), cv=3, random_state=0).fit(X, y)
+    assert model.predict(X)[:, 1].mean() < 0.5
+
+
+def test_prefit_refuses_names_that_the_estimator_does_not_know():
+    X = np.linspace(-1, 1, 20)[:, None]
+    fitted = LogisticRegression().fit(X, np.where(X[:, 0] > 0, "a", "b"))
+    message = (
+        "The estimator was fitted on the classes ['a', 'b'], and y holds ['a', 'zebra']. Pass labels of the classes "
+        "that it knows."
+    )
+    with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
+        MultiLabelThresholdsCV(fitted, cv="prefit").fit(X, np.where(X[:, 0] > 0, "a", "zebra"))

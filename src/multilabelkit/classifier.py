@@ -13,7 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from multilabelkit import metrics
 from multilabelkit.calibration import Calibrator
-from multilabelkit.checks import Interval, check_parameters
+from multilabelkit.checks import Choice, Interval, check_parameters
 from multilabelkit.data.images import check_images
 from multilabelkit.data.labels import as_labels, encode_labels
 from multilabelkit.decision import decide, to_proba, tune, update_report
@@ -26,7 +26,7 @@ from multilabelkit.report import MultiLabelReport, multilabel_report
 from multilabelkit.rules import create_rules
 from multilabelkit.saving import describe_report, restore_calibrator, restore_report, restore_thresholds
 from multilabelkit.threshold_tuning import check_threshold_params
-from multilabelkit.thresholds import fix_thresholds
+from multilabelkit.thresholds import OBJECTIVES, fix_thresholds
 from multilabelkit.training.evaluation import LABELS
 
 if TYPE_CHECKING:
@@ -268,7 +268,9 @@ class MultiLabelImageClassifier(ClassifierMixin, ImageEstimator):
     def predict(self, X: Any) -> np.ndarray:
         """Return 1 where a class is predicted and 0 elsewhere, (n_samples, n_classes) int64.
 
-        With on_bad_image="nan", and only if an image cannot be decoded, the result is float64 with NaN in its row.
+        It is float64 only if it holds NaN: in the row of an image that cannot be decoded, with on_bad_image="nan", and
+        in cells that `rules` leave open ("abstain"), which scikit-learn's metrics do not take; `score` and `evaluate`
+        decide these by their thresholds.
         """
         return decide(self.predict_proba(X), self.thresholds_, self.rules_)
 
@@ -295,20 +297,22 @@ class MultiLabelImageClassifier(ClassifierMixin, ImageEstimator):
         X : sequence of n_samples images, as for `fit`
         top_k : int, default=None
             Return the `top_k` most probable labels of every image, best first, whatever their thresholds. None returns
-            the labels above their thresholds, in the order of ``classes_``.
+            the labels that `predict` gives, in the order of ``classes_``; cells that it leaves open are not among them.
 
         Returns
         -------
         labels : list of n_samples tuples
             With on_bad_image="nan", None for an image that cannot be decoded.
         """
-        check_parameters("predict_labels", {"top_k": top_k}, {"top_k": [Interval(int, 1)]} if top_k is not None else {})
-        proba = self.predict_proba(X)
+        check_parameters("predict_labels", {"top_k": top_k}, {"top_k": [Interval(int, 1), Choice((None,))]})
+        check_is_fitted(self)
+        logits = compute_logits(self, X)
+        proba = to_proba(self.calibrator_, logits)
         if top_k is None:
             labels = as_labels(decide(proba, self.thresholds_, self.rules_) == 1, classes=self.classes_)
         else:
             names = self.classes_.tolist()
-            order = np.argsort(-proba, axis=1, kind="stable")[:, :top_k]
+            order = np.lexsort((-logits, -proba), axis=1)[:, :top_k]  # logits tell what probabilities of 1 do not
             labels = [tuple(names[column] for column in row) for row in order]
         return [None if bad else row for bad, row in zip(np.isnan(proba).any(axis=1), labels, strict=True)]
 
@@ -341,6 +345,10 @@ class MultiLabelImageClassifier(ClassifierMixin, ImageEstimator):
         Cells that `rules` leave open count here, and in `score`, as decided by their thresholds.
         """
         check_is_fitted(self)
+        given = {"n_bootstraps": n_bootstraps, "zero_division": zero_division}
+        check_parameters(
+            "evaluate", given, {"n_bootstraps": [Interval(int, 0)], "zero_division": [Interval(float, 0, 1)]}
+        )
         targets = self._encode(X, y)
         proba = self._predict_every(X)
         y_pred = decide(proba, self.thresholds_, self.rules_, abstain=False)
@@ -383,6 +391,8 @@ class MultiLabelImageClassifier(ClassifierMixin, ImageEstimator):
             raise InputError("The thresholds of this classifier are fixed. Say what to tune them for: objective='f1'.")
         if objective is None:
             objective, params = self.thresholds, {**(self.threshold_params or {}), **params}
+        check_parameters("retune", {"objective": objective}, {"objective": [Choice(OBJECTIVES)]})
+        check_threshold_params("retune", objective, params)
         targets = self._encode(X, y)
         proba = self._predict_every(X)
         tuned = tune(targets, proba, classes=self.classes_, thresholds=objective, params=params)
@@ -413,6 +423,29 @@ class MultiLabelImageClassifier(ClassifierMixin, ImageEstimator):
         self.thresholds_ = fix_thresholds(thresholds, classes=self.classes_)
         if self.threshold_report_ is not None:
             self.threshold_report_ = update_report(self.threshold_report_, self.thresholds_)
+        return self
+
+    def set_rules(self, rules: Mapping[str, Any] | None) -> MultiLabelImageClassifier:
+        """Set anew what the labels of an image obey, without any training.
+
+        Parameters
+        ----------
+        rules : dict or None
+            As the `rules` parameter, which becomes the same.
+
+        Returns
+        -------
+        self : object
+            With new `rules_`.
+
+        Raises
+        ------
+        InputError
+            If the rules contradict each other, or name an unknown class.
+        """
+        check_is_fitted(self)
+        self.rules_ = create_rules(rules, classes=self.classes_)
+        self.rules = rules
         return self
 
     def _predict_every(self, X: Any) -> np.ndarray:

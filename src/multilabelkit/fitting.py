@@ -55,7 +55,7 @@ def fit_classifier(
     fit = _Fit(classifier, X, y, sample_weight=sample_weight, groups=groups, validation_data=validation_data)
     data = fit.data
     check_monitor(classifier, validates=data.valid is not None)
-    warn_of_decisions(classifier, data)
+    warn_of_decisions(classifier, data, validates=fit.validates)
     fit.begin()
     with seed_torch(classifier.device, data.seed), explain_bad_images(classifier, data):
         fit.train()
@@ -79,24 +79,35 @@ def try_learning_rates(
             return try_rising_rates(start, spec=spec, settings=fit.settings, n_steps=n_steps)
 
 
-def warn_of_decisions(classifier: BaseImageClassifier, data: FitData) -> None:
+def warn_of_decisions(classifier: BaseImageClassifier, data: FitData, *, validates: bool) -> None:
     """Warn of what cannot be decided well: classes without an image, fixed thresholds, a second training of nothing."""
-    validates = data.valid is not None
     fixed = not validates or not isinstance(classifier.thresholds, str)
     calibrates = validates and classifier.calibration is not None
-    if data.valid is None or not classifier._tunes_by_class():
+    if not validates or not classifier._tunes_by_class():
         warn_of_empty_classes(data.targets, data.encoder.classes_)  # tuning by class says so itself
     if fixed and not calibrates and classifier.loss in ("focal", "asymmetric"):
         warn(
             f"Probabilities of a network trained with loss={classifier.loss!r} are no frequencies, so that a fixed "
-            "threshold suits none of its classes. Let thresholds be tuned on validation images (thresholds='f1'), or "
-            "probabilities be calibrated on them (calibration='auto')."
+            "threshold suits none of its classes. Let thresholds be tuned (thresholds='f1'), or probabilities be "
+            "calibrated (calibration='auto'), on images set aside by validation_fraction or by threshold_cv."
+        )
+    if not validates and _wants_images(classifier):
+        warn(
+            f"thresholds={classifier.thresholds!r} and calibration={classifier.calibration!r} need images that were "
+            "not trained on, and there are none: thresholds are 0.5 unless they are fixed, and probabilities are as "
+            "they come. Set validation_fraction, pass validation_data, or set threshold_cv."
         )
     if classifier.refit and data.held_out is None:
         warn(
             "refit=True changes nothing here, because no images of X are set aside: all are trained on already. "
             "Set validation_fraction and leave validation_data out, or set refit=False."
         )
+
+
+def _wants_images(classifier: BaseImageClassifier) -> bool:
+    """Tell whether a parameter, by other than its default, asks for what takes images that were not trained on."""
+    is_tuned = isinstance(classifier.thresholds, str) and classifier.thresholds not in ("f1", "global")
+    return classifier._is_tuned() and (is_tuned or classifier.calibration not in ("auto", None))
 
 
 class _Fit:
@@ -116,6 +127,7 @@ class _Fit:
         if classifier.threshold_cv is not None and classifier._is_tuned():
             n_folds = classifier.threshold_cv
             self.part = deal_folds(data.targets, n_folds=n_folds, groups=data.groups, seed=data.split_seed)
+        self.validates = data.valid is not None or self.part is not None  # be it by the further networks
         settings = self.create_settings(self.choose_training()[1])
         self.settings = dataclasses.replace(settings, first_epoch=0 if self.is_new else len(classifier.history_))
 
@@ -142,8 +154,8 @@ class _Fit:
 
     def create_settings(self, targets: np.ndarray) -> TrainingSettings:
         """Return the settings of a training on these targets, of this fit's loss whether or not it validates itself."""
-        classes, validates = self.data.encoder.classes_, self.data.valid is not None or self.part is not None
-        return create_settings(self.classifier, targets, classes=classes, seed=self.data.seed, validates=validates)
+        classes, seed = self.data.encoder.classes_, self.data.seed
+        return create_settings(self.classifier, targets, classes=classes, seed=seed, validates=self.validates)
 
     def create_further_settings(self, targets: np.ndarray) -> TrainingSettings:
         """Return the settings of a training as long and at the same rate as the first, with nothing to validate on."""
@@ -175,10 +187,13 @@ class _Fit:
             state, logits, self.settings = trained.state, trained.state.valid_logits, trained.settings
         except TrainingInterrupted as interruption:
             state = interruption.state
-            logits, message = state.valid_logits, describe_interruption(state, refit=classifier.refit)
+            logits, message = state.valid_logits, describe_interruption(state, classifier)
             self.settings = dataclasses.replace(self.settings, learning_rate=interruption.learning_rate)
         try:
-            fitted = self.collect_fitted(network, state, logits)
+            with warnings.catch_warnings():
+                if self.part is not None:  # other thresholds come, and other warnings
+                    warnings.simplefilter("ignore", MultiLabelKitWarning)
+                fitted = self.collect_fitted(network, state, logits)
         except KeyboardInterrupt:
             fitted = self.collect_fitted(network, state, None)
             message = (
@@ -222,7 +237,7 @@ class _Fit:
         """Choose thresholds on all images: each part scored by a network that was trained on the others."""
         classifier, data = self.classifier, self.data
         n_folds, n_images = int(part.max()) + 1, len(part)
-        logits = np.empty(data.targets.shape, dtype=np.float32)
+        logits, judged = np.empty(data.targets.shape, dtype=np.float32), data.targets.copy()
         for fold in range(n_folds):
             held_out = np.flatnonzero(part == fold)
             train = self.choose_training(np.flatnonzero(part != fold))
@@ -236,12 +251,15 @@ class _Fit:
             try:
                 trained = fit_network(classifier, network, spec, train, valid, settings=settings, is_new=True)
             except KeyboardInterrupt:
+                thresholds = "thresholds of 0.5" if data.valid is None else "thresholds of its validation images"
                 raise KeyboardInterrupt(
                     "Fitting was interrupted while it trained networks for thresholds (threshold_cv). The classifier "
-                    "is fitted, with thresholds of its validation images."
+                    f"is fitted, with {thresholds}."
                 ) from None
             logits[held_out] = trained.state.valid_logits
-        for name, value in classifier._choose_decision(data.targets, logits, data.encoder).items():
+            # Scores of a network that has seen no image of a class do not compare with those of the others.
+            judged[np.ix_(held_out, ~(train[1] == 1).any(axis=0))] = np.nan
+        for name, value in classifier._choose_decision(judged, logits, data.encoder).items():
             setattr(classifier, name, value)
 
     def train_on_all(self) -> None:
@@ -266,13 +284,15 @@ class _Fit:
         classifier.refit_history_ = trained.state.history
 
 
-def describe_interruption(state: TrainState, *, refit: bool) -> str:
+def describe_interruption(state: TrainState, classifier: BaseImageClassifier) -> str:
     """Say what Ctrl-C left, and how to go on."""
-    change = "warm_start=True, refit=False" if refit else "warm_start=True"
+    changes = ["warm_start=True"]
+    changes += ["refit=False"] if classifier.refit else []
+    changes += ["threshold_cv=None"] if classifier.threshold_cv is not None else []
     return (
         f"Fitting was interrupted in epoch {state.epoch + 1} of {state.n_epochs}. The classifier is fitted with the "
         f"weights of epoch {(state.best_epoch or 0) + 1}, the best so far. To go on from there, call fit again after "
-        f"set_params({change})."
+        f"set_params({', '.join(changes)})."
     )
 
 

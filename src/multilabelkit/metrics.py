@@ -79,6 +79,8 @@ class MultiLabelScorer:
         predicted = getattr(estimator, method)(X)
         if isinstance(predicted, list):
             predicted = _join_proba(predicted, estimator.classes_)
+        if method == "predict" and getattr(predicted, "dtype", None) == np.float64:
+            y_true, predicted = _leave_open_cells_out(y_true, predicted)
         return measure(y_true, predicted, sample_weight=sample_weight, **self.params)
 
     def __repr__(self) -> str:
@@ -86,11 +88,17 @@ class MultiLabelScorer:
         return f"make_multilabel_scorer({self.metric!r}{params})"
 
 
+def _leave_open_cells_out(y_true, y_pred):
+    """Treat cells that the estimator leaves open (NaN) as if their labels were unknown."""
+    is_open = np.isnan(y_pred)
+    return np.where(is_open, np.nan, y_true), np.where(is_open, 0.0, y_pred)
+
+
 def make_multilabel_scorer(metric: str = "f1_macro", **params: Any) -> MultiLabelScorer:
     """Create a scorer for `cross_val_score`, `cross_validate` and `GridSearchCV`.
 
     Unlike scikit-learn's own scorers it takes `y` in any label format, sorts the columns as the estimator does, and
-    leaves unknown labels out.
+    leaves unknown labels out, as it does cells that the estimator leaves open (NaN in what it predicts).
 
     Parameters
     ----------

@@ -318,7 +318,7 @@ def check_classifier(classifier: BaseImageClassifier) -> None:
     create_mixing(classifier.mixup)
     check_optimizer(classifier.optimizer, classifier.optimizer_params, device=choose_device("auto"))
     check_schedule(classifier.schedule, classifier.schedule_params, max_epochs=classifier.max_epochs)
-    if classifier.threshold_cv is not None and classifier.warm_start:
+    if classifier.threshold_cv is not None and classifier.warm_start and classifier._is_tuned():
         raise InputError(
             "threshold_cv trains a network anew for each part of the images, which a further fit with warm_start=True "
             "cannot do: what it goes on with has seen all of them. Set one of the two to None or False."
@@ -339,8 +339,9 @@ def name_loss(classifier: BaseImageClassifier, *, validates: bool) -> Any:
 
 def trains_probabilities(classifier: BaseImageClassifier, *, validates: bool) -> bool:
     """Tell whether the loss trains probabilities: it is a proper one, and counts all images alike."""
-    is_even = classifier.class_weight is None and classifier.sampler is None
-    return is_even and name_loss(classifier, validates=validates) in ("bce", "cross_entropy")
+    is_even = classifier.class_weight is None and classifier.sampler is None and classifier.missing_labels == "ignore"
+    is_plain = classifier.mixup is None and not (classifier.loss_params or {}).get("label_smoothing")
+    return is_even and is_plain and name_loss(classifier, validates=validates) in ("bce", "cross_entropy")
 
 
 def choose_loss(classifier: BaseImageClassifier, *, validates: bool, class_weight: np.ndarray | None = None) -> Loss:

@@ -108,9 +108,10 @@ def keep_rows(
 
 def prepare_caches(classifier: BaseImageClassifier) -> None:
     """Make the folders of the caches, where they are named, before any work is done."""
-    for folder in (classifier.pixel_cache, classifier.feature_cache):
+    for name in ("pixel_cache", "feature_cache"):
+        folder = getattr(classifier, name)
         if folder not in ("auto", "memory", None):
-            prepare_folder(folder)
+            prepare_folder(folder, parameter=name)
 
 
 def choose_validation_rows(

@@ -223,6 +223,7 @@ def create_rules(spec: Mapping[str, Any] | None, *, classes: Sequence[Any] | np.
             raise InputError(f"rules has the unknown key {shorten(key)}; it may have {', '.join(_KEYS)}.{hint}")
     numbers = {key: spec.get(key) for key in _NUMBERS}
     check_parameters("rules", numbers, _NUMBERS)
+    numbers = {key: None if value is None else int(value) for key, value in numbers.items()}
     names = list_names(classes)
     rules = DecisionRules(
         classes=tuple(names),

@@ -61,6 +61,11 @@ def read_targets(owner: str, y: Any, *, label_sep: str | None = None, known: np.
     values = find_names(y, label_sep=label_sep)
     if values is not None:
         classes = _check_binary(values)
+        if known is not None and known.tolist() != classes.tolist():
+            raise InputError(
+                f"The estimator was fitted on the classes {shorten(known.tolist())}, and y holds "
+                f"{shorten(classes.tolist())}. Pass labels of the classes that it knows."
+            )
         return Targets((values == classes[1]).astype(np.float32)[:, None], classes[1:], classes)
     y = unnest(y)
     known = None if known is None or not _may_have(y, known.tolist()) else known

@@ -12,7 +12,7 @@ from scipy.special import betainc
 from multilabelkit.checks import Constraint, Interval, check_parameters
 from multilabelkit.errors import InputError
 from multilabelkit.threshold_prior import Expectation, expect_fbeta, expect_prevalence
-from multilabelkit.threshold_sweeps import choose_nearest, split_scores, sweep_cuts, sweep_gains
+from multilabelkit.threshold_sweeps import choose_nearest, cut_above, split_scores, sweep_cuts, sweep_gains
 
 OBJECTIVES = ("f1", "fbeta", "micro_f1", "samples_f1", "global", "precision", "recall", "cost", "youden", "prior")
 
@@ -156,6 +156,8 @@ def _match_prior(kind, scores):
     known = np.sort(scores[kind < 2])
     first = np.flatnonzero(np.diff(known, prepend=-1.0))
     away = np.abs(len(known) - first - np.count_nonzero(kind == 1))
+    if np.count_nonzero(kind == 1) < away.min() and known[-1] < 1:
+        return cut_above(known[-1])
     best = first[away == away.min()]
     return choose_nearest(split_scores(np.concatenate([[0.0], known])[best], known[best]))
 

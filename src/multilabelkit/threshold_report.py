@@ -10,21 +10,22 @@ import numpy as np
 import pandas as pd
 
 from multilabelkit.calibration import Calibrator
-from multilabelkit.checks import check_indicator, check_scores
+from multilabelkit.checks import Check, check_indicator, check_parameters, check_scores
 from multilabelkit.class_names import list_names
-from multilabelkit.errors import MultiLabelKitWarning
+from multilabelkit.errors import InputError, MultiLabelKitWarning
 from multilabelkit.fixed_thresholds import fix_thresholds
 from multilabelkit.metrics import f1_score
 from multilabelkit.stratification import split_rows
 from multilabelkit.threshold_prior import to_logit, to_proba
-from multilabelkit.threshold_tuning import tune_thresholds
+from multilabelkit.threshold_tuning import check_threshold_params, tune_thresholds
 
+_KEYWORDS = Check(lambda value: isinstance(value, Mapping), "None or a dict of keywords of tune_thresholds")
 _N_FOLDS = 5
 _N_RESAMPLES = 20
 _Z = 1.645  # of a normal distribution, 90 % lie within so many standard deviations
 _TRUST = 20  # positives of a class from which on its own labels tell more of its F1 than the calibrated scores
 _N_NODES = 15  # of the quadrature that smooths scores
-_MAX_SAMPLES = 5000  # whose scores are smoothed
+_MAX_SAMPLES = 5000  # up to which scores are smoothed
 
 
 def threshold_report(
@@ -69,7 +70,8 @@ def threshold_report(
     `expected_f1` is a mean of two estimates, weighted by the known positives of the class and by 20. One is
     cross-fitted: each fifth of the samples is decided by thresholds tuned on the others. Of few positives it knows
     little and falls short, so that the other takes no label of the class one by one: Platt's calibration gives the
-    probabilities, and Scott's rule smooths the scores. The F1 at 0.5 is estimated alike.
+    probabilities, and Scott's rule smooths the scores. Of more than 5000 samples the first alone is taken. The F1 at
+    0.5 is estimated alike. A class without a known positive has NaN, as has the interval of a threshold of 0 or 1.
 
     Examples
     --------
@@ -82,6 +84,12 @@ def threshold_report(
     proba = check_scores(y_true, proba)
     names = list_names(classes, n_classes=y_true.shape[1])
     limits = fix_thresholds(thresholds, classes=names)
+    if tuned_by is not None:
+        check_parameters("threshold_report", {"tuned_by": tuned_by}, {"tuned_by": [_KEYWORDS]})
+        params = {name: value for name, value in tuned_by.items() if name not in ("objective", "classes")}
+        check_threshold_params("threshold_report", tuned_by.get("objective", "f1"), params)
+    if tuned_by is not None and not len(y_true):
+        raise InputError("y_true and proba have no rows, so that nothing can be foreseen of these thresholds.")
     columns = {
         "threshold": limits,
         "n_known": np.count_nonzero(~np.isnan(y_true), axis=0),
@@ -103,8 +111,11 @@ def _foresee(y_true, proba, thresholds, tuned_by):
     weight = np.count_nonzero(y_true == 1, axis=0)
     decisions = crossed, proba >= 0.5
     labelled = np.nan_to_num([f1_score(y_true, decided, average=None) for decided in decisions])
-    modelled = _expect_f1(y_true, proba, [thresholds, np.full(len(thresholds), 0.5)])
-    expected, at_half = (weight * labelled + _TRUST * modelled) / (weight + _TRUST)
+    expected = labelled
+    if len(y_true) <= _MAX_SAMPLES:  # of more, labels tell enough
+        modelled = _expect_f1(y_true, proba, [thresholds, np.full(len(thresholds), 0.5)])
+        expected = (weight * labelled + _TRUST * modelled) / (weight + _TRUST)
+    expected, at_half = np.where(weight > 0, expected, np.nan)
     return {"low": low, "high": high, "expected_f1": expected, "expected_gain": expected - at_half}
 
 
@@ -122,6 +133,7 @@ def _estimate_interval(y_true, proba, thresholds, tuned_by):
     n_positive = np.count_nonzero(y_true == 1, axis=0)
     width = np.full(len(thresholds), np.nan)
     told = np.count_nonzero(~np.isnan(swept), axis=0) > 1
+    told &= (thresholds > 0) & (thresholds < 1)  # at the ends there is no logit, and what is not attainable
     # Resamples cannot show how little one or two positives tell.
     width[told] = _Z * np.sqrt(np.nanvar(swept[:, told], axis=0, ddof=1) + 1 / n_positive[told])
     return to_proba(to_logit(thresholds) - width), to_proba(to_logit(thresholds) + width)
@@ -144,9 +156,6 @@ def _decide_crosswise(y_true, proba, tuned_by):
 
 def _expect_f1(y_true, proba, limits):
     """Return the F1 that calibrated, smoothed scores lead to expect at each of several vectors of thresholds."""
-    if len(y_true) > _MAX_SAMPLES:  # of so many, labels tell enough
-        rows = np.random.default_rng(0).permutation(len(y_true))[:_MAX_SAMPLES]
-        y_true, proba = y_true[rows], proba[rows]
     logits, known = to_logit(proba), ~np.isnan(y_true)
     calibrator = Calibrator(method="platt").fit(y_true, logits)
     spread = np.array([column[rows].std() if rows.any() else 0 for column, rows in zip(logits.T, known.T, strict=True)])

@@ -45,7 +45,8 @@ def sweep_cuts(kind: np.ndarray, scores: np.ndarray, measure: Measure, *, may_be
     """
     bins = (scores * _N_BINS).astype(np.int16)
     counts = np.bincount(kind * (_N_BINS + 1) + bins, minlength=3 * (_N_BINS + 1)).reshape(3, -1)[:2]
-    above = np.pad(counts[:, ::-1].cumsum(axis=1)[:, ::-1], [(0, 0), (0, 1)])  # absent, present; from the bin upwards
+    above = np.zeros((2, _N_BINS + 2), dtype=np.int64)  # absent, present; from the bin upwards
+    above[:, :-1] = counts[:, ::-1].cumsum(axis=1)[:, ::-1]
     n_negative, n_positive = above[:, 0]
     reached = measure(above[1, :-1], above[0, :-1], n_positive, n_negative)  # cutting at the foot of the bin
     bound = measure(above[1, :-1], above[0, 1:], n_positive, n_negative)  # all its positives, none of its negatives

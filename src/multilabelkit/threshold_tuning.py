@@ -328,5 +328,6 @@ def _describe_unattained(names, unattained, objective, options):
     return (
         f"A {objective} of {options['target']:g} is not attainable with a confidence of {options['confidence']:g} in "
         f"{np.count_nonzero(unattained)} of {len(names)} classes; their thresholds are {consequence}: "
-        f"{join_first([repr(names[place]) for place in np.flatnonzero(unattained)])}."
+        f"{join_first([repr(names[place]) for place in np.flatnonzero(unattained)])}. Lower the target or the "
+        "confidence, or tune on more samples."
     )

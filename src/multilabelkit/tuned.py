@@ -194,8 +194,8 @@ class MultiLabelThresholdsCV(ClassifierMixin, MetaEstimatorMixin, BaseEstimator)
         check_rows(X, targets.table)
         if not isinstance(self.thresholds, str):
             fix_thresholds(self.thresholds, classes=targets.names)  # else an error would wait for all the fits
-        fitted, scores = (self._take_prefit if prefit else self._cross_fit)(X, targets, method, params)
-        decision = self._choose_decision(targets, scores, method)
+        fitted, truth, scores = (self._take_prefit if prefit else self._cross_fit)(X, targets, method, params)
+        decision = self._choose_decision(targets.names, truth, scores, method)
         self.estimator_, self.classes_, self.response_method_ = fitted, targets.classes, method
         self.calibrator_, self.thresholds_, self.threshold_report_ = decision
         return self
@@ -265,27 +265,30 @@ class MultiLabelThresholdsCV(ClassifierMixin, MetaEstimatorMixin, BaseEstimator)
         return tags
 
     def _take_prefit(self, X, targets, method, params):
-        """Return the estimator as it is and its scores."""
+        """Return the estimator as it is, the labels and its scores of them."""
         if params:
             raise InputError(f"cv='prefit' fits nothing, so that {' and '.join(params)} would have no effect.")
         check_is_fitted(self.estimator)
         n_classes = targets.table.shape[1]
-        return self.estimator, collect_scores(self.estimator, X, n_classes=n_classes, method=method)
+        return self.estimator, targets.table, collect_scores(self.estimator, X, n_classes=n_classes, method=method)
 
     def _cross_fit(self, X, targets, method, params):
-        """Return the estimator fitted on all rows, and scores of each row by a copy that was not fitted on it."""
+        """Return the estimator fitted on all rows, the labels, and scores by copies that were not fitted on the row."""
         table, splitter = targets.table, create_splitter(self.cv, random_state=self.random_state)
         fit_params, split_params = route_params(type(self).__name__, self.estimator, splitter, params)
         splits = list_splits(splitter, X, table, classes=targets.names, params=split_params, partial=True)
         scores = predict_out_of_fold(
             self.estimator, X, table, splits=splits, method=method, params=fit_params, n_jobs=self.n_jobs
         )
-        return fit_on_table(clone(self.estimator), X, table, fit_params), scores
+        truth = table.copy()
+        for train, test in splits:  # scores of a copy that has seen no positive do not compare with those of the others
+            truth[np.ix_(test, ~(table[train] == 1).any(axis=0))] = np.nan
+        return fit_on_table(clone(self.estimator), X, table, fit_params), truth, scores
 
-    def _choose_decision(self, targets, scores, method):
+    def _choose_decision(self, names, truth, scores, method):
         """Return the calibrator, the thresholds and their report."""
-        tested, names = ~np.isnan(scores).any(axis=1), targets.names
-        truth, scores = targets.table[tested], scores[tested]
+        tested = ~np.isnan(scores).any(axis=1)
+        truth, scores = truth[tested], scores[tested]
         calibrator, proba = None, scores
         if self.calibration is not None:
             logits = _to_logits(scores, method)
