@@ -464,3 +464,12 @@ def test_x_and_y_of_different_length_are_refused(data):
 def test_bad_parameters_are_refused(params, message, data):
     with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
         out_of_fold_proba(KNeighborsClassifier(), *data, **params)
+
+
+def test_an_estimator_without_the_method_is_refused_before_any_fit():
+    message = (
+        "RidgeClassifier has no predict_proba, which out_of_fold_proba is to ask. Set method to 'decision_function' or "
+        "'predict_proba', whichever it has."
+    )
+    with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
+        out_of_fold_proba(RidgeClassifier(), np.zeros((9, 2)), np.eye(9, 3, dtype=int))

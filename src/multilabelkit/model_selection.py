@@ -353,6 +353,11 @@ def out_of_fold_proba(
     owner, methods = "out_of_fold_proba", Choice(("predict_proba", "decision_function"))
     table: dict[str, list[Constraint]] = {"cv": CV, "method": [methods], "random_state": RANDOM_STATE}
     check_parameters(owner, {"cv": cv, "method": method, "random_state": random_state}, table)
+    if not hasattr(estimator, method):
+        raise InputError(
+            f"{type(estimator).__name__} has no {method}, which out_of_fold_proba is to ask. Set method to "
+            "'decision_function' or 'predict_proba', whichever it has."
+        )
     targets, binarizer = encode_labels(y, label_sep=label_sep)
     X = indexable(X)[0]
     check_rows(X, targets)
