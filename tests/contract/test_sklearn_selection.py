@@ -1,7 +1,6 @@
 """Cross-validation, grid search and pipelines of scikit-learn, each beside the same thing written by hand."""
 
 import itertools
-import re
 from pathlib import Path
 
 import joblib
@@ -30,7 +29,6 @@ from multilabelkit.metrics import make_multilabel_scorer
 from multilabelkit.model_selection import MultiLabelStratifiedKFold
 
 VERSION = tuple(map(int, sklearn.__version__.split(".")[:2]))
-PAGE = Path(__file__).parents[2] / "docs" / "sklearn.md"
 LEGACY = "You appear to be using a legacy multi-label data representation"
 GRID = {"learning_rate": [1e-3, 1e-2], "dropout": [0.0, 0.5]}
 
@@ -341,12 +339,3 @@ def test_train_test_split_keeps_images_and_labels_together(data):
     assert [paths[row] for row in test_Y.index] == test_paths
     score = create_classifier().fit(train_paths, train_Y).score(test_paths, test_Y)
     assert 0 <= score <= 1
-
-
-def test_code_of_the_page_runs():
-    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
-    assert len(blocks) == 5
-    namespace = {}
-    for block in blocks:
-        exec(compile(block, str(PAGE), "exec"), namespace)
-    assert np.isfinite(namespace["scores"]["test_mAP"]).all()
