@@ -139,7 +139,7 @@ def test_top_k_labels_are_the_most_probable_best_first(fitted, shapes, top_k):
 
 @pytest.mark.parametrize("top_k", [0, -1, 1.5, "1", True])
 def test_top_k_must_be_a_count(fitted, shapes, top_k):
-    message = f"The 'top_k' parameter of predict_labels must be an integer >= 1. Got {top_k!r} instead."
+    message = f"The 'top_k' parameter of predict_labels must be an integer >= 1, or None. Got {top_k!r} instead."
     with pytest.raises(InputError, match=whole(message)):
         fitted.predict_labels(shapes.images, top_k=top_k)
 
