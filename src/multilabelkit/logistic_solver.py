@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
-from scipy.linalg import cho_factor, cho_solve
+from scipy.linalg import cho_factor, cho_solve, get_blas_funcs
 from scipy.special import softmax
 
 _MEMORY = 20  # steps that the search remembers; few do badly where classes can be told apart without error
 _LARGEST_GRAM = 4096  # features; of more, the Gram matrix is taken to be diagonal
-_REFRESH = 2.0  # the curvature that the preconditioner was made for may be wrong by this factor
+_REFRESH = 4.0  # the curvature that the preconditioner was made for may be wrong by this factor
 _ENOUGH = 0.1  # a line search ends where the slope has fallen to this share
 _MAX_TRIALS = 20
 _SCORING_TOL = 1e-3  # scores that are only compared with thresholds need no more digits
@@ -85,7 +85,7 @@ def prepare_features(X: np.ndarray, weight: np.ndarray, *, fit_intercept: bool) 
     >>> design.matrix.ravel(), design.gram
     (array([-1.,  1.]), array([[2.]]))
     """
-    mean = np.zeros(X.shape[1])
+    mean, X = np.zeros(X.shape[1]), np.ascontiguousarray(X)
     if fit_intercept:
         mean = (np.einsum("i,ij->j", weight, X) / weight.sum()).astype(X.dtype)
         X, mean = X - mean, mean.astype(np.float64)
@@ -158,7 +158,8 @@ def solve_logistic(
     n_iter, converged = np.zeros(len(theta), dtype=np.int64), is_constant.copy()
     rows = np.flatnonzero(~is_constant)
     tol = np.broadcast_to(tol, len(theta))
-    search = _Search(design, targets[rows], weight[rows], theta[rows], 1 / C, exclusive)
+    unit = design.total_weight / weight.shape[1]  # of the loss, so that no scale of the weights is out of range
+    search = _Search(design, targets[rows], weight[rows] / unit, theta[rows], 1 / (C * unit), exclusive)
     for iteration in range(max_iter + 1):
         if not len(rows):
             break
@@ -253,7 +254,7 @@ def score_left_out(
     y_true, scores = targets.astype(np.float64), np.empty(targets.shape)
     for fold, solution in enumerate(solutions):
         rows = part == fold
-        scores[rows] = X[rows] @ solution.coef.T + solution.intercept
+        scores[rows] = _multiply(solution.coef, X[rows], transpose=True).T + solution.intercept
         is_learnt = (targets[~rows] == 1).any(axis=0)
         y_true[np.ix_(rows, ~is_learnt)] = np.nan
     return y_true, scores
@@ -302,7 +303,8 @@ class _Search:
         turn, self.gradient = gradient - self.gradient, gradient
         bend = self._join(_dot(step, turn))
         rho = np.divide(1, bend, out=np.zeros_like(bend), where=bend > 0)
-        self.history.append((step, turn, rho))
+        dtype = self.design.matrix.dtype
+        self.history.append((step.astype(dtype), turn.astype(dtype), rho.astype(dtype)))
 
     def _join(self, values):
         """Add up what is one problem."""
@@ -328,20 +330,21 @@ class _Search:
     def _compute_gradient(self):
         matrix = self.design.matrix
         gradient = np.empty_like(self.theta)
-        gradient[:, :-1] = self.residual.astype(matrix.dtype, copy=False) @ matrix + self.penalty * self.theta[:, :-1]
+        gradient[:, :-1] = _multiply(self.residual, matrix) + self.penalty * self.theta[:, :-1]
         gradient[:, -1] = self.residual.sum(axis=1) * self.design.has_intercept
         return gradient
 
     def _choose_direction(self):
         """Return minus the gradient times the inverse curvature that the steps so far suggest."""
-        direction, shares = -self.gradient, []
+        # Memory traffic: the history is as precise as the products that it came from, and no more.
+        direction, shares = -self.gradient.astype(self.design.matrix.dtype), []
         for step, turn, rho in reversed(self.history):
             shares.append(rho * self._join(_dot(step, direction)))
             direction -= shares[-1][:, np.newaxis] * turn
         direction = self._precondition(direction)
         for step, turn, rho in self.history:
             direction += (shares.pop() - rho * self._join(_dot(turn, direction)))[:, np.newaxis] * step
-        return direction
+        return direction.astype(np.float64)
 
     def _precondition(self, vectors):
         """Multiply by the inverse of a rough curvature: the Gram matrix times the mean curvature of the losses."""
@@ -373,7 +376,7 @@ class _Search:
     def _search_line(self):
         """Move the margins to where the loss stops falling along the directions; return the lengths of the steps."""
         matrix, coef, direction = self.design.matrix, self.theta[:, :-1], self.direction[:, :-1]
-        change = direction.astype(matrix.dtype, copy=False) @ matrix.T + self.direction[:, -1:]
+        change = _multiply(direction, matrix, transpose=True) + self.direction[:, -1:]
         start, bend = (self.penalty * self._join(_dot(other, direction)) for other in (coef, direction))
         length, slope, margins = np.zeros_like(bend), self.slope, self.margins
         low, high, is_flat = np.full_like(bend, -np.inf), np.full_like(bend, np.inf), np.zeros(len(bend), dtype=bool)
@@ -390,6 +393,17 @@ class _Search:
                 break
         self.margins = margins
         return length
+
+
+def _multiply(left, matrix, *, transpose=False):
+    """Return ``left @ matrix``, or ``left @ matrix.T``, in the precision of the matrix.
+
+    By scipy's BLAS, which also solves for the preconditioner: numpy may have one of its own, and threads of two that
+    wait for their next product keep each other from the processors, which takes twice as long as a single thread.
+    """
+    left = np.ascontiguousarray(left, dtype=matrix.dtype)
+    (gemm,) = get_blas_funcs(("gemm",), (matrix,))
+    return gemm(1, matrix.T, left.T, trans_a=transpose).T
 
 
 def _dot(one, other):
