@@ -31,6 +31,7 @@ from multilabelkit.data.file_digests import identify_file
 from multilabelkit.embedder import ImageEmbedder
 from multilabelkit.errors import ImageDecodeError, InputError, MultiLabelKitWarning
 from multilabelkit.nn.backbones import PlainCNN
+from multilabelkit.nn.network import Network
 
 UNKNOWN_FORMAT = "it is not an image of a format that is read (JPEG, PNG, WEBP, GIF, BMP, TIFF, PPM)"
 SETTINGS = {"image_size": 32, "num_workers": 0, "precision": "fp32", "batch_size": 8, "random_state": 0}
@@ -226,6 +227,30 @@ def test_embedders_of_the_same_parameters_share_no_weights(images):
     next(first.network_.parameters()).data.zero_()
     np.testing.assert_array_equal(second.transform(images), expected)
     np.testing.assert_array_equal(create_embedder().fit_transform(images), expected)
+
+
+def test_features_follow_a_change_of_the_weights(images):
+    embedder = create_embedder().fit(images)
+    before = embedder.transform(images)
+    for weight in embedder.network_.parameters():
+        weight.data.zero_()
+    assert before.any()
+    assert not embedder.transform(images).any()
+
+
+def test_network_is_copied_only_for_who_needs_it(images, monkeypatch):
+    expected = create_embedder().fit_transform(images)
+
+    def refuse(network, memo):
+        raise AssertionError("nothing needs the network")
+
+    monkeypatch.setattr(Network, "__deepcopy__", refuse, raising=False)
+    embedder = create_embedder().fit(images)
+    np.testing.assert_array_equal(embedder.transform(images), expected)
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(embedder)).transform(images), expected)
+    monkeypatch.undo()
+    assert embedder.network_ is embedder.network_
+    assert embedder.network_ is not create_embedder().fit(images).network_
 
 
 def test_random_weights_follow_random_state_and_leave_the_callers_numbers_alone(images):

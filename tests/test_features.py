@@ -66,7 +66,7 @@ def create_reader(sources, *, size=32, **options):
 def compute(network, sources, *, feature_cache="memory", **options):
     reader = sources if isinstance(sources, PixelReader) else create_reader(sources)
     defaults = {"spec": SPEC, "device": CPU, "dtype": torch.float32, "batch_size": 6, "num_workers": 0}
-    return compute_features(network, reader, feature_cache=feature_cache, **{**defaults, **options})
+    return compute_features(lambda: network, reader, feature_cache=feature_cache, **{**defaults, **options})
 
 
 def compute_plainly(network, images, *, kind="pooled"):

@@ -181,7 +181,7 @@ class ImageEmbedder(TransformerMixin, BaseEstimator):
         """
         self._check_parameters()
         check_images(X)
-        model = create_embedding_model(
+        self._model = create_embedding_model(
             self.backbone,
             layer=self.layer,
             in_chans=COLOR_MODES[self.color_mode],
@@ -191,10 +191,15 @@ class ImageEmbedder(TransformerMixin, BaseEstimator):
             backbone_params=self.backbone_params or {},
             seed=draw_seed(self.random_state) if self._draws_weights() else 0,
         )
-        self.network_: Network = model.network
-        self.input_spec_: InputSpec = dataclasses.replace(model.spec, resize=self.resize)
-        self.n_features_out_ = model.n_features
+        self.input_spec_: InputSpec = dataclasses.replace(self._model.spec, resize=self.resize)
+        self.n_features_out_ = self._model.n_features
         return self
+
+    @property
+    def network_(self) -> Network:
+        """The network; its `embed` gives the features."""
+        check_is_fitted(self)
+        return self._model.network
 
     def transform(self, X: Any) -> np.ndarray:
         """Return the features of images.
@@ -253,8 +258,9 @@ class ImageEmbedder(TransformerMixin, BaseEstimator):
         spec, device = self.input_spec_, choose_device(self.device)
         with explain_memory(batch_size=self.batch_size, spec=spec, device=device):
             return compute_features(
-                self.network_.to(device),
+                lambda: self.network_.to(device),
                 reader,
+                get_fingerprint=self._model.compute_fingerprint,
                 spec=spec,
                 device=device,
                 dtype=choose_dtype(self.precision, device),
@@ -277,7 +283,7 @@ class ImageEmbedder(TransformerMixin, BaseEstimator):
         return not self.pretrained or not isinstance(self.backbone, str) or self.backbone in OWN_BACKBONES
 
     def __sklearn_is_fitted__(self) -> bool:
-        return hasattr(self, "network_")
+        return hasattr(self, "_model")
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()

@@ -26,16 +26,17 @@ from multilabelkit.data.images import InputSpec, find_local_path, read_encoded
 from multilabelkit.data.loading import Batch, PixelReader, iterate_evaluation
 from multilabelkit.data.threads import map_in_threads
 from multilabelkit.inference import extract_features
-from multilabelkit.nn.fingerprint import compute_fingerprint
+from multilabelkit.nn.fingerprint import compute_fingerprint, fingerprint_network
 from multilabelkit.nn.network import Network
 
 _PART_IMAGES = 2048  # are computed, then kept, so that a long computation that is stopped is not lost
 
 
 def compute_features(
-    network: Network,
+    get_network: Callable[[], Network],
     reader: PixelReader,
     *,
+    get_fingerprint: Callable[[], str] | None = None,
     spec: InputSpec,
     device: torch.device,
     dtype: torch.dtype,
@@ -48,10 +49,13 @@ def compute_features(
 
     Parameters
     ----------
-    network : Network
-        On the device already. Its backbone computes the features, in eval mode.
+    get_network : callable
+        Returns the network, on the device already. Its backbone computes the features, in eval mode. Not called where
+        nothing need be computed and `get_fingerprint` is given.
     reader : PixelReader
         May give its images larger than the network sees them.
+    get_fingerprint : callable, optional
+        Returns what `fingerprint_network` does for the network.
     spec : InputSpec
     device : torch.device
     dtype : torch.dtype
@@ -90,7 +94,7 @@ def compute_features(
     >>> reader = PixelReader(images, size=8, color_mode="rgb")
     >>> network = Network(nn.AvgPool2d(8), None)
     >>> spec = InputSpec(8, 3, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-    >>> compute_features(network, reader, spec=spec, device=torch.device("cpu"), dtype=torch.float32, batch_size=2,
+    >>> compute_features(lambda: network, reader, spec=spec, device=torch.device("cpu"), dtype=torch.float32, batch_size=2,
     ...                  num_workers=0, feature_cache=None)
     array([[-1., -1., -1.], [ 1.,  1.,  1.]], dtype=float32)
     """
@@ -98,22 +102,24 @@ def compute_features(
     def compute(images: Any) -> np.ndarray:
         batches = iterate_evaluation(images, batch_size=batch_size, num_workers=num_workers)
         batches = _complete_batches(_resize_batches(batches, spec), batch_size=batch_size, flip=flip)
-        return extract_features(network, batches, spec=spec, device=device, dtype=dtype)[: len(images.sources)]
+        return extract_features(get_network(), batches, spec=spec, device=device, dtype=dtype)[: len(images.sources)]
 
     keys: list[bytes | int] = list(range(len(reader.sources)))
     store = None
     if feature_cache is not None:
         how = (repr(spec), str(dtype), _describe_device(device), batch_size, flip)
-        store = _open_store(feature_cache, network, (*how, *_list_settings(reader)))
+        get_fingerprint = get_fingerprint or (lambda: fingerprint_network(get_network()))
+        store = _open_store(feature_cache, get_fingerprint, (*how, *_list_settings(reader)))
     if store is not None:
         keys = _digest_sources(reader, num_workers=num_workers)
     return _collect(reader, keys, compute, store, part_size=max(1, _PART_IMAGES // batch_size) * batch_size)
 
 
-def _open_store(feature_cache: str | os.PathLike, network: Network, how: tuple) -> FeatureStore | None:
-    kind = getattr(network.head, "input_kind", "pooled")
+def _open_store(
+    feature_cache: str | os.PathLike, get_fingerprint: Callable[[], str], how: tuple
+) -> FeatureStore | None:
     try:
-        address = compute_fingerprint((network.backbone, kind, _find_versions(), how))[:40]
+        address = compute_fingerprint((get_fingerprint(), _find_versions(), how))[:40]
     except Exception as error:  # of any kind: what a module of the caller's own holds is boundless
         logging.getLogger(__name__).debug("what computes the features has no fingerprint: %r", error)
         return None

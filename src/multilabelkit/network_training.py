@@ -199,7 +199,7 @@ def _embed(
     with explain_memory(batch_size=batch_size, spec=spec, device=settings.device):
         features = [
             compute_features(
-                network,
+                lambda: network,
                 images.reader,
                 spec=spec,
                 device=settings.device,

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import timm
 import torch
@@ -19,22 +21,63 @@ from multilabelkit.data.file_digests import identify_file
 from multilabelkit.data.images import InputSpec
 from multilabelkit.errors import InputError
 from multilabelkit.nn.backbones import OWN_BACKBONES
-from multilabelkit.nn.fingerprint import compute_fingerprint
+from multilabelkit.nn.fingerprint import compute_fingerprint, fingerprint_network
 from multilabelkit.nn.heads import LinearHead
 from multilabelkit.nn.network import Network, create_network
 
 _MAX_MODELS = 2  # networks as they were made, which copies are taken of
 
-_models: OrderedDict[str, EmbeddingModel] = OrderedDict()
+_models: OrderedDict[str, OriginalModel] = OrderedDict()
 _lock = threading.Lock()
 
 
-class EmbeddingModel(NamedTuple):
-    """A network whose `embed` gives the features, what it wants to see, and how many features it gives."""
+class EmbeddingModel:
+    """A network whose `embed` gives the features; copied from one that is kept as soon as somebody wants to have it.
+
+    Parameters
+    ----------
+    original : OriginalModel
+    is_shared : bool
+        Whether others have the original as well.
+
+    Attributes
+    ----------
+    spec : InputSpec
+        What the network wants to see.
+    n_features : int
+        How many features it gives.
+    """
+
+    def __init__(self, original: OriginalModel, *, is_shared: bool) -> None:
+        self.spec, self.n_features = original.spec, original.n_features
+        self._original = original if is_shared else None
+        self._network = None if is_shared else original.network
+
+    @property
+    def network(self) -> Network:
+        """The network, the owner's to change."""
+        if self._network is None:
+            assert self._original is not None
+            self._network, self._original = copy.deepcopy(self._original.network), None
+        return self._network
+
+    def compute_fingerprint(self) -> str:
+        """Digest whatever decides the features; of a network that nobody can have changed, only once."""
+        return fingerprint_network(self.network) if self._original is None else self._original.fingerprint
+
+
+@dataclass(frozen=True)
+class OriginalModel:
+    """A network as it was made, what it wants to see, and how many features it gives."""
 
     network: Network
     spec: InputSpec
     n_features: int
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """That of the network."""
+        return fingerprint_network(self.network)
 
 
 class LayerFeatures(nn.Module):
@@ -112,8 +155,8 @@ def create_embedding_model(
 ) -> EmbeddingModel:
     """Create a backbone that is ready to compute features, in eval mode.
 
-    A search over 30 settings and folds asks for the same network 30 times: of the last two that were given by name a
-    copy is kept, and copied.
+    A search over 30 settings and folds asks for the same network 30 times: the last two that were given by name are
+    kept, and copied for who needs more of them than features that are known already.
 
     Parameters
     ----------
@@ -145,14 +188,14 @@ def create_embedding_model(
         known = None if key is None else _models.pop(key, None)
         model = known or _create_model(backbone, layer, options, seed=seed)
         if key is None:
-            return model
+            return EmbeddingModel(model, is_shared=False)
         _models[key] = model
         if len(_models) > _MAX_MODELS:
             _models.popitem(last=False)
-    return model._replace(network=copy.deepcopy(model.network))
+    return EmbeddingModel(model, is_shared=True)
 
 
-def _create_model(backbone: Any, layer: str | None, options: Mapping[str, Any], *, seed: int) -> EmbeddingModel:
+def _create_model(backbone: Any, layer: str | None, options: Mapping[str, Any], *, seed: int) -> OriginalModel:
     body = copy.deepcopy(backbone) if isinstance(backbone, nn.Module) else backbone
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
@@ -166,7 +209,7 @@ def _create_model(backbone: Any, layer: str | None, options: Mapping[str, Any], 
         network.backbone = LayerFeatures(network.backbone, layer).eval()
         with torch.no_grad():
             n_features = network.embed(torch.zeros(1, spec.channels, spec.size, spec.size)).shape[1]
-    return EmbeddingModel(network, spec, n_features)
+    return OriginalModel(network, spec, n_features)
 
 
 def _identify_model(backbone: Any, pretrained: Any, settings: tuple) -> str | None:

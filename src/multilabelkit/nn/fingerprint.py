@@ -11,11 +11,14 @@ import sys
 import types
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import nn
+
+if TYPE_CHECKING:
+    from multilabelkit.nn.network import Network
 
 # Where weights come from and what the modules note down for themselves decides no feature.
 _LEFT_OUT = frozenset(vars(nn.Module())) | {"pretrained_cfg", "default_cfg"}
@@ -56,6 +59,21 @@ def compute_fingerprint(value: Any) -> str:
     False
     """
     return _digest(value, {}).hex()
+
+
+def fingerprint_network(network: Network) -> str:
+    """Digest whatever decides the features that a network gives to its head.
+
+    Parameters
+    ----------
+    network : Network
+
+    Returns
+    -------
+    fingerprint : str
+        64 hexadecimal digits.
+    """
+    return compute_fingerprint((network.backbone, getattr(network.head, "input_kind", "pooled")))
 
 
 def _digest(value: Any, known: dict[int, tuple[Any, bytes]]) -> bytes:
