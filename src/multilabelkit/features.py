@@ -94,8 +94,8 @@ def compute_features(
     >>> reader = PixelReader(images, size=8, color_mode="rgb")
     >>> network = Network(nn.AvgPool2d(8), None)
     >>> spec = InputSpec(8, 3, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-    >>> compute_features(lambda: network, reader, spec=spec, device=torch.device("cpu"), dtype=torch.float32, batch_size=2,
-    ...                  num_workers=0, feature_cache=None)
+    >>> compute_features(lambda: network, reader, spec=spec, device=torch.device("cpu"), dtype=torch.float32,
+    ...                  batch_size=2, num_workers=0, feature_cache=None)
     array([[-1., -1., -1.], [ 1.,  1.,  1.]], dtype=float32)
     """
 

@@ -352,7 +352,8 @@ class _Search:
         mean = curvature / self.weight.shape[1]
         scale = np.exp(np.log(mean).mean())  # one matrix for all problems
         if not self.factor_scale / _REFRESH <= scale <= self.factor_scale * _REFRESH:
-            self.factor, self.factor_scale = self._factorise(scale), scale
+            self.factor_scale = scale / 2  # it falls as the classes are told apart
+            self.factor = self._factorise(self.factor_scale)
         gram, result = self.design.gram, np.empty_like(vectors)
         if gram.ndim == 1:
             result[:, :-1] = vectors[:, :-1] / self.factor
