@@ -122,6 +122,11 @@ def test_headline_of_all_resamples_at_once_equals_the_metrics_one_by_one(zero_di
             "The 'confidence' parameter of bootstrap_interval must be a number > 0 and < 1. Got 1 instead.",
         ),
         (
+            {"measure": "f1"},
+            "The 'measure' parameter of bootstrap_interval must be a function such as metrics.f1_score. Got 'f1' "
+            "instead.",
+        ),
+        (
             {"y_true": np.zeros((0, 2)), "predicted": np.zeros((0, 2))},
             "There is no sample to draw from: y_true has no rows. Pass at least one.",
         ),
@@ -129,4 +134,4 @@ def test_headline_of_all_resamples_at_once_equals_the_metrics_one_by_one(zero_di
 )
 def test_errors_say_what_to_do(params, message):
     with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
-        bootstrap_interval(metrics.f1_score, **{"y_true": [[1]], "predicted": [[1]]} | params)
+        bootstrap_interval(**{"measure": metrics.f1_score, "y_true": [[1]], "predicted": [[1]]} | params)

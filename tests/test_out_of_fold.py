@@ -21,7 +21,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import MinMaxScaler, StandardScaler
 from sklearn.tree import DecisionTreeClassifier
 
-from multilabelkit import MultiLabelImageClassifier, as_labels
+from multilabelkit import MultiLabelImageClassifier, MultiLabelLogisticRegression, as_labels
 from multilabelkit.errors import InputError, MultiLabelKitWarning
 from multilabelkit.model_selection import MultiLabelStratifiedKFold, out_of_fold_proba
 from multilabelkit.out_of_fold import collect_proba, collect_scores
@@ -268,6 +268,27 @@ def test_image_classifier_equals_a_loop_by_hand(shapes):
     expected = predict_by_hand(classifier, images, Y.to_numpy(), KFold(2).split(images), choose_table)
     labels = [list(row) for row in as_labels(Y)]
     np.testing.assert_array_equal(out_of_fold_proba(classifier, list(images), labels, cv=KFold(2)), expected)
+
+
+@pytest.mark.parametrize("wrap", [lambda model: model, lambda model: make_pipeline(MinMaxScaler(), model)])
+def test_settings_may_name_classes(wrap, data):
+    X, Y = data
+    table = pd.DataFrame(Y, columns=NAMES)
+    found = out_of_fold_proba(wrap(MultiLabelLogisticRegression(class_weight={"b": 5})), X, table, cv=KFold(3))
+    plain = out_of_fold_proba(wrap(MultiLabelLogisticRegression()), X, table, cv=KFold(3))
+    assert found[:, 1].mean() > plain[:, 1].mean() + 0.05
+    np.testing.assert_allclose(found[:, [0, 2]], plain[:, [0, 2]], atol=1e-3)
+
+
+def test_classes_in_another_order_are_refused(data):
+    message = (
+        "MultiLabelLogisticRegression learnt the classes ['b', 'a', 'c'], and the columns of the labels are ['a', 'b', "
+        "'c']. Leave its parameter classes at None, or name these in this order."
+    )
+    with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
+        out_of_fold_proba(
+            MultiLabelLogisticRegression(classes=["b", "a", "c"]), data[0], pd.DataFrame(data[1], columns=NAMES)
+        )
 
 
 def test_a_label_that_every_row_has_stays_present(data):

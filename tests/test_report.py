@@ -191,6 +191,13 @@ def test_to_json_is_the_dict_with_null_for_what_is_unknown(tmp_path):
     assert "Übersee" in text
 
 
+def test_to_json_says_where_it_cannot_write(tmp_path):
+    report, path = multilabel_report(Y_TRUE, Y_PRED, PROBA, classes=["a", "b", "c"]), tmp_path / "absent" / "report.json"
+    message = f"The report cannot be written to '{path}': No such file or directory."
+    with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
+        report.to_json(path)
+
+
 def test_report_keeps_copies_of_what_it_measured_but_does_not_show_them():
     y_true, y_pred, proba = draw(5)
     y_true[0, 0] = np.nan

@@ -28,7 +28,7 @@ from sklearn.tree import DecisionTreeClassifier
 from sklearn.utils import get_tags
 from sklearn.utils.estimator_checks import estimator_checks_generator
 
-from multilabelkit import MultiLabelImageClassifier, as_labels
+from multilabelkit import MultiLabelImageClassifier, MultiLabelLogisticRegression, as_labels
 from multilabelkit.calibration import Calibrator
 from multilabelkit.errors import InputError, MultiLabelKitWarning
 from multilabelkit.metrics import f1_score, make_multilabel_scorer
@@ -177,6 +177,12 @@ def test_fixed_thresholds_are_kept(thresholds, expected, data):
     tuned = MultiLabelThresholdsCV(FOREST, thresholds=thresholds, cv=3, random_state=0).fit(*data)
     assert tuned.thresholds_.tolist() == expected
     assert tuned.threshold_report_["threshold"].tolist() == expected
+
+
+def test_estimator_of_this_library_learns_the_names(data):
+    estimator = MultiLabelLogisticRegression(class_weight={NAMES[1]: 5}, thresholds=0.5)
+    model = MultiLabelThresholdsCV(estimator, cv=3).fit(*data)
+    assert model.estimator_.classes_.tolist() == model.classes_.tolist() == NAMES
 
 
 def test_threshold_params_go_to_tune_thresholds(data):

@@ -8,13 +8,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from sklearn.utils import check_random_state
 
-from multilabelkit.checks import RANDOM_STATE, Interval, check_indicator, check_parameters, check_scores
+from multilabelkit.checks import RANDOM_STATE, Check, Interval, check_indicator, check_parameters, check_scores
 from multilabelkit.decision_metrics import list_counted, rate_counts
 from multilabelkit.errors import InputError
 from multilabelkit.known_labels import average_known, check_decisions
 from multilabelkit.ranking_metrics import rank_classes
 
 _CONSTRAINTS: dict[str, Any] = {
+    "measure": [Check(callable, "a function such as metrics.f1_score")],
     "n_bootstraps": [Interval(int, 1)],
     "confidence": [Interval(float, 0, 1, open_low=True, open_high=True)],
     "random_state": RANDOM_STATE,
@@ -85,7 +86,7 @@ def bootstrap_interval(
     ConfidenceInterval(low=0.855, high=0.939)
     """
     given = {"n_bootstraps": n_bootstraps, "confidence": confidence, "random_state": random_state}
-    check_parameters("bootstrap_interval", given, _CONSTRAINTS)
+    check_parameters("bootstrap_interval", {"measure": measure, **given}, _CONSTRAINTS)
     y_true, predicted = check_indicator(y_true), np.asarray(predicted)
     blocks = draw_weights(len(y_true), n_bootstraps=n_bootstraps, random_state=random_state)
     scores = [measure(y_true, predicted, sample_weight=weight) for block in blocks for weight in block]

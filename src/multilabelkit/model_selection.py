@@ -303,7 +303,8 @@ def out_of_fold_proba(
     X : sequence of length n_samples
         Images, paths or features.
     y : labels of n_samples rows, in any format
-        The estimator is given a table of integers, or of floats if labels are unknown (NaN).
+        The estimator is given a table of integers, or of floats if labels are unknown (NaN); one of this library also
+        the names of the classes, which its settings may use.
     cv : int, splitter or iterable of (train, test), default=5
         Which rows to predict together. A number makes as many folds by `MultiLabelStratifiedKFold`. Every row must be
         tested once.
@@ -364,8 +365,11 @@ def out_of_fold_proba(
     splitter = create_splitter(cv, random_state=random_state)
     given = {"groups": groups, "sample_weight": sample_weight, **(params or {})}
     fit_params, split_params = route_params(owner, estimator, splitter, given)
-    splits = list_splits(splitter, X, targets, classes=binarizer.classes_, params=split_params)
-    return predict_out_of_fold(estimator, X, targets, splits=splits, method=method, params=fit_params, n_jobs=n_jobs)
+    classes = binarizer.classes_
+    splits = list_splits(splitter, X, targets, classes=classes, params=split_params)
+    return predict_out_of_fold(
+        estimator, X, targets, splits=splits, method=method, classes=classes, params=fit_params, n_jobs=n_jobs
+    )
 
 
 def create_splitter(cv: Any, *, random_state: int | np.random.RandomState | None = None) -> Any:

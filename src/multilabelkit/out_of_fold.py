@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import sklearn
 from sklearn.base import clone
 from sklearn.exceptions import DataConversionWarning
@@ -14,7 +15,7 @@ from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping, proces
 from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import has_fit_parameter
 
-from multilabelkit.checks import Check, Constraint, Interval
+from multilabelkit.checks import Check, Constraint, Interval, shorten
 from multilabelkit.errors import InputError, warn
 
 CV: list[Constraint] = [
@@ -101,6 +102,7 @@ def predict_out_of_fold(
     *,
     splits: Splits,
     method: str,
+    classes: Sequence[Any] | np.ndarray | None = None,
     params: Mapping[str, Any] | None = None,
     n_jobs: int | None = None,
 ) -> np.ndarray:
@@ -116,6 +118,8 @@ def predict_out_of_fold(
     splits : list of (train, test)
         As `list_splits` returns them.
     method : {"predict_proba", "decision_function"}
+    classes : sequence of shape (n_classes,), default=None
+        Names of the columns for an estimator of this library, whose settings may name them.
     params : mapping of str to object, default=None
         Further arguments of the estimator's `fit`; what has one entry per row is cut like X.
     n_jobs : int, default=None
@@ -127,7 +131,7 @@ def predict_out_of_fold(
         float64; NaN in rows that no split tests.
     """
     jobs = (
-        delayed(_fit_and_predict)(clone(estimator), X, targets, train, test, method, params or {})
+        delayed(_fit_and_predict)(clone(estimator), X, targets, train, test, method, classes, params or {})
         for train, test in splits
     )
     scores = np.full(targets.shape, np.nan)
@@ -136,14 +140,27 @@ def predict_out_of_fold(
     return scores
 
 
-def fit_on_table(estimator: Any, X: Any, targets: np.ndarray, params: Mapping[str, Any]) -> Any:
-    """Fit an estimator on a table of labels, which is of integers unless some are unknown; return the estimator."""
+def fit_on_table(
+    estimator: Any,
+    X: Any,
+    targets: np.ndarray,
+    params: Mapping[str, Any],
+    *,
+    classes: Sequence[Any] | np.ndarray | None = None,
+) -> Any:
+    """Fit an estimator on a table of labels, which is of integers unless some are unknown; return the estimator.
+
+    One of this library, or a pipeline that ends in one, learns the names of the columns with it.
+    """
     has_unknown = bool(np.isnan(targets).any())
+    y: Any = targets if has_unknown else targets.astype(np.int64)
+    if classes is not None and _takes_names(estimator):
+        return _fit_named(estimator, X, pd.DataFrame(y, columns=np.asarray(classes, dtype=object)), params)
     try:
         with warnings.catch_warnings():
             # Note: one label is a table of one column to multi-label estimators, and a binary problem to the others.
             warnings.simplefilter("ignore", DataConversionWarning)
-            return estimator.fit(X, targets if has_unknown else targets.astype(np.int64), **params)
+            return estimator.fit(X, y, **params)
     except ValueError as error:
         if not has_unknown or "NaN" not in str(error) or "Input X" in str(error):
             raise
@@ -152,6 +169,23 @@ def fit_on_table(estimator: Any, X: Any, targets: np.ndarray, params: Mapping[st
             "them. Use an estimator that leaves them out, such as MultiLabelLogisticRegression, or call them absent "
             "with as_indicator(y).fillna(0)."
         ) from error
+
+
+def _takes_names(estimator: Any) -> bool:
+    return hasattr(estimator, "get_params") and any(
+        name.split("__")[-1] == "label_sep" for name in estimator.get_params()
+    )
+
+
+def _fit_named(estimator: Any, X: Any, labels: pd.DataFrame, params: Mapping[str, Any]) -> Any:
+    estimator.fit(X, labels, **params)
+    learnt, wanted = np.asarray(estimator.classes_).tolist(), labels.columns.tolist()
+    if learnt != wanted:
+        raise InputError(
+            f"{type(estimator).__name__} learnt the classes {shorten(learnt)}, and the columns of the labels are "
+            f"{shorten(wanted)}. Leave its parameter classes at None, or name these in this order."
+        )
+    return estimator
 
 
 def list_splits(
@@ -236,10 +270,10 @@ def count_rows(container: Any) -> int:
     return container.shape[0] if hasattr(container, "shape") else len(container)
 
 
-def _fit_and_predict(estimator, X, targets, train, test, method, params):
+def _fit_and_predict(estimator, X, targets, train, test, method, classes, params):
     """Fit on one part and return the scores of the other."""
     params = {name: _take_matching(value, train, len(targets)) for name, value in params.items()}
-    fit_on_table(estimator, take_rows(X, train), targets[train], params)
+    fit_on_table(estimator, take_rows(X, train), targets[train], params, classes=classes)
     return collect_scores(estimator, take_rows(X, test), n_classes=targets.shape[1], method=method)
 
 

@@ -160,11 +160,19 @@ class MultiLabelReport:
         -------
         text : str or None
             None if `path` is given.
+
+        Raises
+        ------
+        InputError
+            If the file cannot be written.
         """
         text = json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)
         if path is None:
             return text
-        Path(path).write_text(text + "\n", encoding="utf-8", newline="\n")
+        try:
+            Path(path).write_text(text + "\n", encoding="utf-8", newline="\n")
+        except OSError as error:
+            raise InputError(f"The report cannot be written to '{path}': {error.strerror or error}.") from error
         return None
 
     def _list_notes(self) -> list[str]:

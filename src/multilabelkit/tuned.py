@@ -278,12 +278,20 @@ class MultiLabelThresholdsCV(ClassifierMixin, MetaEstimatorMixin, BaseEstimator)
         fit_params, split_params = route_params(type(self).__name__, self.estimator, splitter, params)
         splits = list_splits(splitter, X, table, classes=targets.names, params=split_params, partial=True)
         scores = predict_out_of_fold(
-            self.estimator, X, table, splits=splits, method=method, params=fit_params, n_jobs=self.n_jobs
+            self.estimator,
+            X,
+            table,
+            splits=splits,
+            method=method,
+            classes=targets.names,
+            params=fit_params,
+            n_jobs=self.n_jobs,
         )
         truth = table.copy()
         for train, test in splits:  # scores of a copy that has seen no positive do not compare with those of the others
             truth[np.ix_(test, ~(table[train] == 1).any(axis=0))] = np.nan
-        return fit_on_table(clone(self.estimator), X, table, fit_params), truth, scores
+        estimator = fit_on_table(clone(self.estimator), X, table, fit_params, classes=targets.names)
+        return estimator, truth, scores
 
     def _choose_decision(self, names, truth, scores, method):
         """Return the calibrator, the thresholds and their report."""
