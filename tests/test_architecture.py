@@ -40,7 +40,8 @@ inference
 features
 training
 reading
-targets logistic_solver
+targets logistic_search
+logistic_solver
 embedder linear tuned
 parameters
 preparation
@@ -105,6 +106,7 @@ WITHOUT_TORCH = (
     "data.label_weights",
     "out_of_fold",
     "targets",
+    "logistic_search",
     "logistic_solver",
     "linear",
     "tuned",

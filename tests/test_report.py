@@ -192,7 +192,8 @@ def test_to_json_is_the_dict_with_null_for_what_is_unknown(tmp_path):
 
 
 def test_to_json_says_where_it_cannot_write(tmp_path):
-    report, path = multilabel_report(Y_TRUE, Y_PRED, PROBA, classes=["a", "b", "c"]), tmp_path / "absent" / "report.json"
+    report = multilabel_report(Y_TRUE, Y_PRED, PROBA, classes=["a", "b", "c"])
+    path = tmp_path / "absent" / "report.json"
     message = f"The report cannot be written to '{path}': No such file or directory."
     with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
         report.to_json(path)
