@@ -11,7 +11,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.datasets import make_multilabel_classification
 from sklearn.ensemble import ExtraTreesClassifier, RandomForestClassifier
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
-from sklearn.model_selection import GroupKFold, KFold, RepeatedKFold, ShuffleSplit, cross_val_predict
+from sklearn.model_selection import GridSearchCV, GroupKFold, KFold, RepeatedKFold, ShuffleSplit, cross_val_predict
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.multioutput import ClassifierChain, MultiOutputClassifier
 from sklearn.naive_bayes import GaussianNB
@@ -270,7 +270,15 @@ def test_image_classifier_equals_a_loop_by_hand(shapes):
     np.testing.assert_array_equal(out_of_fold_proba(classifier, list(images), labels, cv=KFold(2)), expected)
 
 
-@pytest.mark.parametrize("wrap", [lambda model: model, lambda model: make_pipeline(MinMaxScaler(), model)])
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda model: model,
+        lambda model: make_pipeline(MinMaxScaler(), model),
+        lambda model: GridSearchCV(model, {"C": [1.0]}, cv=2),
+        lambda model: GridSearchCV(make_pipeline(MinMaxScaler(), model), {"minmaxscaler__clip": [False]}, cv=2),
+    ],
+)
 def test_settings_may_name_classes(wrap, data):
     X, Y = data
     table = pd.DataFrame(Y, columns=NAMES)
@@ -278,6 +286,14 @@ def test_settings_may_name_classes(wrap, data):
     plain = out_of_fold_proba(wrap(MultiLabelLogisticRegression()), X, table, cv=KFold(3))
     assert found[:, 1].mean() > plain[:, 1].mean() + 0.05
     np.testing.assert_allclose(found[:, [0, 2]], plain[:, [0, 2]], atol=1e-3)
+
+
+@pytest.mark.parametrize("wrap", [OneVsRestClassifier, MultiOutputClassifier, ClassifierChain])
+def test_wrappers_that_hand_on_no_names_get_none(wrap, data):
+    X, Y = data
+    model = wrap(MultiLabelLogisticRegression())
+    found = out_of_fold_proba(model, X, pd.DataFrame(Y, columns=NAMES), cv=KFold(3))
+    np.testing.assert_array_equal(found, out_of_fold_proba(model, X, Y, cv=KFold(3)))
 
 
 def test_classes_in_another_order_are_refused(data):

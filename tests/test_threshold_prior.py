@@ -1,6 +1,8 @@
 import numpy as np
 import pytest
+import scipy.integrate
 import scipy.optimize
+import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -131,32 +133,51 @@ def test_anchors_are_never_beyond_the_logits_that_there_are(cells):
     assert (np.abs(compute_anchors(*cells)) <= LARGEST + 1e-9).all()
 
 
-def test_own_thresholds_count_as_far_as_they_differ_beyond_chance():
-    # Weights 1 / (1 + 2) and 1 / (3 + 2), so 5/8 and 3/8; spread 5/8 * (9 - 1) + 3/8 * (0 - 3) = 31/8.
-    combined = combine_with_anchors(np.array([3.0, 1.0]), np.array([0.0, 1.0]), np.array([1.0, 3.0]))
-    np.testing.assert_allclose(combined, [3 * (31 / 8) / (31 / 8 + 1), 1], rtol=1e-12)
+def combine_by_quadrature(own, anchors, noise):
+    """The posterior mean of thresholds ~ N(anchor, spread**2), seen with noise, spread half-Cauchy of scale 2."""
+
+    def weigh(spread):
+        density = scipy.stats.norm.pdf(own, anchors, np.sqrt(spread**2 + noise)).prod()
+        return density * scipy.stats.halfcauchy.pdf(spread, scale=2)
+
+    def integrate(function):
+        parts = ((0, 1), (1, 10), (10, np.inf))
+        return sum(scipy.integrate.quad(function, *ends, epsabs=0, limit=500)[0] for ends in parts)
+
+    total = integrate(weigh)
+    trust = [integrate(lambda s, one=one: weigh(s) * s**2 / (s**2 + one)) / total for one in noise]
+    return anchors + np.array(trust) * (own - anchors)
+
+
+@pytest.mark.parametrize("n_classes", [1, 2, 5, 20])
+def test_own_thresholds_count_as_far_as_all_spreads_that_are_plausible_say(n_classes):
+    for seed in range(5):
+        random = np.random.default_rng(seed)
+        anchors, noise = random.normal(size=n_classes), random.uniform(0.05, 2, n_classes)
+        own = anchors + random.normal(0, random.uniform(0, 2), n_classes)
+        expected = combine_by_quadrature(own, anchors, noise)
+        np.testing.assert_allclose(combine_with_anchors(own, anchors, noise), expected, atol=1e-3)
 
 
 def test_a_noisier_class_goes_nearer_to_its_anchor():
-    # Weights 1/3 and 1/5 again; spread 5/8 * (9 - 1) + 3/8 * (9 - 3) = 29/4.
-    combined = combine_with_anchors(np.array([3.0, 3.0]), np.zeros(2), np.array([1.0, 3.0]))
-    np.testing.assert_allclose(combined, [3 * 29 / 33, 3 * 29 / 41], rtol=1e-12)
+    low, high = combine_with_anchors(np.array([3.0, 3.0]), np.zeros(2), np.array([3.0, 1.0]))
+    assert 0 < low < high < 3
 
 
-def test_differences_that_chance_explains_leave_the_anchors():
-    anchors, differences = np.array([-1.0, 0.5, 2.0]), np.array([0.9, -1.0, 1.0])
-    combined = combine_with_anchors(anchors + differences, anchors, np.ones(3))
-    np.testing.assert_array_equal(combined, anchors)
+def test_differences_that_chance_explains_nearly_leave_the_anchors():
+    differences = np.tile([0.5, -0.5], 50)
+    assert np.abs(combine_with_anchors(differences, np.zeros(100), np.ones(100))).max() < 0.05
+
+
+def test_many_classes_weigh_their_differences_by_the_spread_that_is_their_own():
+    # Spread 2**2 - 1, so 3 / (3 + 1).
+    combined = combine_with_anchors(np.tile([2.0, -2.0], 5000), np.zeros(10000), np.ones(10000))
+    np.testing.assert_allclose(np.abs(combined), 1.5, rtol=1e-2)
 
 
 def test_differences_far_beyond_chance_leave_the_own_thresholds():
-    own = np.array([100.0, -80.0, 90.0])
-    np.testing.assert_allclose(combine_with_anchors(own, np.zeros(3), np.ones(3)), own, rtol=2e-4)
-
-
-def test_one_class_weighs_its_own_difference():
-    # Spread 4 - 1.
-    np.testing.assert_allclose(combine_with_anchors(np.array([2.0]), np.zeros(1), np.ones(1)), [1.5], rtol=1e-12)
+    own = np.array([30.0, -30.0, 25.0])
+    np.testing.assert_allclose(combine_with_anchors(own, np.zeros(3), np.ones(3)), own, rtol=5e-3)
 
 
 def test_logits_and_probabilities_are_inverse_and_finite():

@@ -299,7 +299,7 @@ def test_default_rule_weighs_resampled_sweeps_against_anchors(n_bootstraps):
         combined = combine_with_anchors(
             np.array([np.mean(of_class) for of_class in logits]),
             compute_anchors(kind.T, proba.T),
-            np.array([np.var(of_class) + 1 / n for n, of_class in zip(n_positive, logits, strict=True)]),
+            np.array([np.var(of_class) / 2 + 2 / n for n, of_class in zip(n_positive, logits, strict=True)]),
         )
         thresholds = tune_quietly(y_true, proba, shrink="auto", **params)
         np.testing.assert_allclose(thresholds, scipy.special.expit(combined), rtol=1e-9)

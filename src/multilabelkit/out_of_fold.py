@@ -11,6 +11,7 @@ import pandas as pd
 import sklearn
 from sklearn.base import clone
 from sklearn.exceptions import DataConversionWarning
+from sklearn.pipeline import Pipeline
 from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping, process_routing
 from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import has_fit_parameter
@@ -150,7 +151,7 @@ def fit_on_table(
 ) -> Any:
     """Fit an estimator on a table of labels, which is of integers unless some are unknown; return the estimator.
 
-    One of this library, or a pipeline that ends in one, learns the names of the columns with it.
+    One of this library, and a pipeline that ends in one, or a search for one, learn the names of the columns with it.
     """
     has_unknown = bool(np.isnan(targets).any())
     y: Any = targets if has_unknown else targets.astype(np.int64)
@@ -172,9 +173,12 @@ def fit_on_table(
 
 
 def _takes_names(estimator: Any) -> bool:
-    return hasattr(estimator, "get_params") and any(
-        name.split("__")[-1] == "label_sep" for name in estimator.get_params()
-    )
+    """Return whether what learns is of this library; wrappers that cut the table into columns hand no names on."""
+    if isinstance(estimator, Pipeline):
+        return _takes_names(estimator.steps[-1][1])
+    if hasattr(estimator, "param_grid") or hasattr(estimator, "param_distributions"):  # a search
+        return _takes_names(estimator.estimator)
+    return hasattr(estimator, "get_params") and "label_sep" in estimator.get_params(deep=False)
 
 
 def _fit_named(estimator: Any, X: Any, labels: pd.DataFrame, params: Mapping[str, Any]) -> Any:
