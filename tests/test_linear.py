@@ -138,6 +138,17 @@ def test_unknown_labels_are_left_out_of_the_loss_of_their_class():
         assert_same_coef(ours.coef_[[row]], fit_peer(X[known], column[known]).coef_)
 
 
+@pytest.mark.parametrize("thresholds", [0.5, "f1"])
+def test_without_intercept_a_class_that_is_known_nowhere_changes_no_other(thresholds):
+    params = {"fit_intercept": False, "thresholds": thresholds}
+    table = np.column_stack([Y, np.full(len(Y), np.nan)])
+    with pytest.warns(MultiLabelKitWarning):
+        ours = MultiLabelLogisticRegression(**params).fit(X, table)
+    assert_same_coef(ours.coef_[:-1], MultiLabelLogisticRegression(**params).fit(X, Y).coef_)
+    assert (ours.coef_[-1] == 0).all()
+    assert (ours.predict_proba(X)[:, -1] == 0.5).all()
+
+
 def test_weights_are_repetitions_and_samples_of_weight_zero_are_not_there():
     weight = np.arange(len(X)) % 3
     weighted = MultiLabelLogisticRegression(thresholds=0.5).fit(X, Y, sample_weight=weight)

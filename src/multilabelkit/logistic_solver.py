@@ -129,7 +129,7 @@ def solve_logistic(
     solution : Solution
         A problem with an intercept whose known labels are all alike has no solution. It gets coefficients of 0, and the
         intercept that predicts (P + 1/2) / (W + 1), of labels of weight W of which P are present; as if all samples
-        lacked it, where none is known.
+        lacked it, where none is known. Without an intercept, a problem of which none is known gets coefficients of 0.
 
     References
     ----------
@@ -148,7 +148,7 @@ def solve_logistic(
     theta = np.zeros((len(targets), len(design.mean) + 1))  # coefficients, then the intercept
     if design.has_intercept:
         theta[:, -1] = _guess_intercepts(present, known, design.total_weight, exclusive=exclusive)
-    is_constant = design.has_intercept & ((present == 0) | (present == known))
+    is_constant = (known == 0) | (design.has_intercept & ((present == 0) | (present == known)))
     n_iter, converged = np.zeros(len(theta), dtype=np.int64), is_constant.copy()
     rows = np.flatnonzero(~is_constant)
     tol = np.broadcast_to(tol, len(theta))
