@@ -10,6 +10,7 @@ from scipy import sparse
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.datasets import make_multilabel_classification
 from sklearn.ensemble import ExtraTreesClassifier, RandomForestClassifier
+from sklearn.feature_selection import SelectFromModel
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.model_selection import GridSearchCV, GroupKFold, KFold, RepeatedKFold, ShuffleSplit, cross_val_predict
 from sklearn.multiclass import OneVsRestClassifier
@@ -296,15 +297,46 @@ def test_wrappers_that_hand_on_no_names_get_none(wrap, data):
     np.testing.assert_array_equal(found, out_of_fold_proba(model, X, Y, cv=KFold(3)))
 
 
-def test_classes_in_another_order_are_refused(data):
+@pytest.mark.parametrize("wrap", [lambda model: model, lambda model: make_pipeline(MinMaxScaler(), model)])
+def test_classes_in_another_order_are_refused(wrap, data):
     message = (
-        "MultiLabelLogisticRegression learnt the classes ['b', 'a', 'c'], and the columns of the labels are ['a', 'b', "
-        "'c']. Leave its parameter classes at None, or name these in this order."
+        "MultiLabelLogisticRegression has the class 'b' in a column where the labels have 'a'. Leave its parameter "
+        "classes at None, or name the classes of the labels in their order."
     )
+    model = wrap(MultiLabelLogisticRegression(classes=["b", "a", "c"]))
     with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
-        out_of_fold_proba(
-            MultiLabelLogisticRegression(classes=["b", "a", "c"]), data[0], pd.DataFrame(data[1], columns=NAMES)
-        )
+        out_of_fold_proba(model, data[0], pd.DataFrame(data[1], columns=NAMES))
+
+
+def test_columns_without_names_may_get_them_from_the_estimator(data):
+    X, Y = data
+    named = MultiLabelLogisticRegression(classes=NAMES, class_weight={"b": 5})
+    expected = out_of_fold_proba(
+        MultiLabelLogisticRegression(class_weight={"b": 5}), X, pd.DataFrame(Y, columns=NAMES), cv=KFold(3)
+    )
+    np.testing.assert_array_equal(out_of_fold_proba(named, X, Y, cv=KFold(3)), expected)
+
+
+def test_a_search_may_choose_an_estimator_that_learns_no_names(data):
+    X, Y = data
+    steps, trees = Pipeline([("clf", MultiLabelLogisticRegression())]), ExtraTreesClassifier(5, random_state=0)
+    search = GridSearchCV(
+        steps,
+        {"clf": [steps["clf"], trees]},
+        scoring=lambda model, X, y: float(isinstance(model[-1], ExtraTreesClassifier)),
+        cv=KFold(3),
+    )
+    found = out_of_fold_proba(search, X, pd.DataFrame(Y, columns=NAMES), cv=KFold(3))
+    np.testing.assert_array_equal(found, out_of_fold_proba(trees, X, Y, cv=KFold(3)))
+
+
+def test_unknown_labels_that_a_step_does_not_take_are_explained(data):
+    X, Y = data
+    table = pd.DataFrame(Y.astype(float), columns=NAMES)
+    table.iloc[0, 0] = NAN
+    model = make_pipeline(SelectFromModel(RandomForestClassifier(5)), MultiLabelLogisticRegression())
+    with pytest.raises(InputError, match=r"^1 labels in y are unknown \(NaN\), and Pipeline does not take them\."):
+        out_of_fold_proba(model, X, table, cv=[(np.arange(30), np.arange(30, 60)), (np.arange(30, 60), np.arange(30))])
 
 
 def test_a_label_that_every_row_has_stays_present(data):

@@ -423,6 +423,14 @@ def test_every_check_that_does_not_round_at_a_half_passes_with_tuned_thresholds(
     check(estimator)
 
 
+@pytest.mark.parametrize("values", [np.array([0.0, 1.0]), np.array([2, 7]), np.array([b"no", b"yes"])], ids=str)
+def test_one_dimension_of_any_two_values_reaches_estimators_of_this_library(values, data):
+    X, y = data[0], data[1].iloc[:, 0].to_numpy()
+    tuned = MultiLabelThresholdsCV(MultiLabelLogisticRegression(), cv=3, random_state=0).fit(X, values[y])
+    expected = MultiLabelThresholdsCV(MultiLabelLogisticRegression(), cv=3, random_state=0).fit(X, y)
+    np.testing.assert_array_equal(tuned.predict(X), values[expected.predict(X)])
+
+
 def test_fit_changes_neither_parameters_nor_the_estimator(data):
     estimator = clone(FOREST)
     tuned = MultiLabelThresholdsCV(estimator, cv=3, random_state=0)

@@ -50,7 +50,7 @@ class LogisticSearch:
         self.weight, self.goal, self.theta = weight, weight * targets, theta
         self.floor = 1e-9 * weight.sum(axis=1)  # of the curvature, which vanishes where all are told apart
         self.factor, self.factor_scale = None, np.nan  # NaN is near no scale
-        self.history: deque[tuple[np.ndarray, np.ndarray, np.ndarray]] = deque(maxlen=_MEMORY)
+        self.history: deque[tuple[np.ndarray, np.ndarray]] = deque(maxlen=_MEMORY)
         self.margins = np.repeat(theta[:, -1:], weight.shape[1], axis=1)
         self.residual = self._compare(self.margins)
         self.gradient = self._compute_gradient()
@@ -61,7 +61,7 @@ class LogisticSearch:
             return
         for name in _BY_PROBLEM:
             setattr(self, name, getattr(self, name)[mask])
-        self.history = deque(((step[mask], turn[mask], rho[mask]) for step, turn, rho in self.history), maxlen=_MEMORY)
+        self.history = deque(((step[mask], turn[mask]) for step, turn in self.history), maxlen=_MEMORY)
 
     def find_solved(self, tol: np.ndarray) -> np.ndarray:
         """Choose the next directions, and tell which problems need none."""
@@ -77,10 +77,11 @@ class LogisticSearch:
         self.theta = self.theta + step
         gradient = self._compute_gradient()
         turn, self.gradient = gradient - self.gradient, gradient
-        bend = self._join(_dot(step, turn))
-        rho = np.divide(1, bend, out=np.zeros_like(bend), where=bend > 0)
+        bend = self._join(_dot(step, turn))[:, np.newaxis]
+        # Both scaled so that their product is 1, which keeps the history of the strongest penalties within float32.
+        scale = np.where(bend > 0, 1 / np.sqrt(np.where(bend > 0, bend, 1)), 0)
         dtype = self.design.matrix.dtype
-        self.history.append((step.astype(dtype), turn.astype(dtype), rho.astype(dtype)))
+        self.history.append(((scale * step).astype(dtype), (scale * turn).astype(dtype)))
 
     def _join(self, values):
         """Add up what is one problem."""
@@ -114,12 +115,12 @@ class LogisticSearch:
         """Return minus the gradient times the inverse curvature that the steps so far suggest."""
         # Memory traffic: the history is as precise as the products that it came from, and no more.
         direction, shares = -self.gradient.astype(self.design.matrix.dtype), []
-        for step, turn, rho in reversed(self.history):
-            shares.append(rho * self._join(_dot(step, direction)))
+        for step, turn in reversed(self.history):
+            shares.append(self._join(_dot(step, direction)))
             direction -= shares[-1][:, np.newaxis] * turn
         direction = self._precondition(direction)
-        for step, turn, rho in self.history:
-            direction += (shares.pop() - rho * self._join(_dot(turn, direction)))[:, np.newaxis] * step
+        for step, turn in self.history:
+            direction += (shares.pop() - self._join(_dot(turn, direction)))[:, np.newaxis] * step
         return direction.astype(np.float64)
 
     def _precondition(self, vectors):

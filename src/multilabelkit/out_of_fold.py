@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import zip_longest
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,7 @@ from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping, proces
 from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import has_fit_parameter
 
-from multilabelkit.checks import Check, Constraint, Interval, shorten
+from multilabelkit.checks import Check, Constraint, Interval
 from multilabelkit.errors import InputError, warn
 
 CV: list[Constraint] = [
@@ -151,17 +153,19 @@ def fit_on_table(
 ) -> Any:
     """Fit an estimator on a table of labels, which is of integers unless some are unknown; return the estimator.
 
-    One of this library, and a pipeline that ends in one, or a search for one, learn the names of the columns with it.
+    One of this library, and a pipeline that ends in one, or a search for one, learn the names of the columns with it,
+    unless these are numbers in order.
     """
     has_unknown = bool(np.isnan(targets).any())
     y: Any = targets if has_unknown else targets.astype(np.int64)
-    if classes is not None and _takes_names(estimator):
-        return _fit_named(estimator, X, pd.DataFrame(y, columns=np.asarray(classes, dtype=object)), params)
+    names = _list_names(classes)
+    if names is not None and _takes_names(_find_learner(estimator)):
+        y = pd.DataFrame(y, columns=pd.Index(names, dtype=object))
     try:
         with warnings.catch_warnings():
             # Note: one label is a table of one column to multi-label estimators, and a binary problem to the others.
             warnings.simplefilter("ignore", DataConversionWarning)
-            return estimator.fit(X, y, **params)
+            fitted = estimator.fit(X, y, **params)
     except ValueError as error:
         if not has_unknown or "NaN" not in str(error) or "Input X" in str(error):
             raise
@@ -170,26 +174,43 @@ def fit_on_table(
             "them. Use an estimator that leaves them out, such as MultiLabelLogisticRegression, or call them absent "
             "with as_indicator(y).fillna(0)."
         ) from error
+    if names is not None and isinstance(y, pd.DataFrame):
+        _check_learnt(_find_learner(fitted), names)
+    return fitted
 
 
-def _takes_names(estimator: Any) -> bool:
-    """Return whether what learns is of this library; wrappers that cut the table into columns hand no names on."""
+def _list_names(classes: Sequence[Any] | np.ndarray | None) -> list | None:
+    """Return names as Python has them; None if they only count the columns, or are not what this library takes."""
+    names = np.asarray(classes, dtype=object).tolist() if classes is not None else None
+    if names == list(range(len(names or ()))):
+        return None
+    return names if all(isinstance(name, str | Integral) for name in names or ()) else None
+
+
+def _find_learner(estimator: Any) -> Any:
+    """Return what learns in pipelines and searches; other wrappers cut the table into columns."""
     if isinstance(estimator, Pipeline):
-        return _takes_names(estimator.steps[-1][1])
+        return _find_learner(estimator.steps[-1][1])
     if hasattr(estimator, "param_grid") or hasattr(estimator, "param_distributions"):  # a search
-        return _takes_names(estimator.estimator)
-    return hasattr(estimator, "get_params") and "label_sep" in estimator.get_params(deep=False)
-
-
-def _fit_named(estimator: Any, X: Any, labels: pd.DataFrame, params: Mapping[str, Any]) -> Any:
-    estimator.fit(X, labels, **params)
-    learnt, wanted = np.asarray(estimator.classes_).tolist(), labels.columns.tolist()
-    if learnt != wanted:
-        raise InputError(
-            f"{type(estimator).__name__} learnt the classes {shorten(learnt)}, and the columns of the labels are "
-            f"{shorten(wanted)}. Leave its parameter classes at None, or name these in this order."
-        )
+        return _find_learner(getattr(estimator, "best_estimator_", estimator.estimator))
     return estimator
+
+
+def _takes_names(learner: Any) -> bool:
+    """Return whether an estimator is of this library."""
+    return hasattr(learner, "get_params") and "label_sep" in learner.get_params(deep=False)
+
+
+def _check_learnt(learner: Any, names: list) -> None:
+    """Refuse columns that the estimator has in another order."""
+    learnt = np.asarray(getattr(learner, "classes_", names), dtype=object).tolist() if _takes_names(learner) else names
+    if learnt == names:  # or a search has chosen another estimator
+        return
+    one, other = next(pair for pair in zip_longest(learnt, names) if pair[0] != pair[1])
+    raise InputError(
+        f"{type(learner).__name__} has the class {one!r} in a column where the labels have {other!r}. Leave its "
+        "parameter classes at None, or name the classes of the labels in their order."
+    )
 
 
 def list_splits(

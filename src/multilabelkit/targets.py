@@ -23,6 +23,11 @@ class Targets(NamedTuple):
     names: np.ndarray
     classes: np.ndarray
 
+    @property
+    def is_flat(self) -> bool:
+        """Whether y had one dimension."""
+        return len(self.classes) > len(self.names)
+
 
 def read_targets(owner: str, y: Any, *, label_sep: str | None = None, known: np.ndarray | None = None) -> Targets:
     """Read labels of any format, or two values in one dimension.

@@ -136,7 +136,8 @@ def combine_with_anchors(own: np.ndarray, anchors: np.ndarray, noise: np.ndarray
     Returns
     -------
     combined : ndarray of shape (n_classes,)
-        Logits: near the anchors where chance explains all differences, nearly `own` where they are far larger.
+        Logits: near the anchors where chance explains the differences of many classes, nearly `own` where they are far
+        larger. One or two classes cannot tell the two cases apart, and lie between.
 
     References
     ----------

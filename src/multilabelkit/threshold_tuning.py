@@ -69,8 +69,8 @@ def tune_thresholds(
     that is best for a class; if several are, the one nearest to 0.5, then the lower. The best midpoint of few samples
     is largely luck, so that the threshold of a class is the mean of the sweeps of `n_bootstraps` resamples of its
     samples, drawn towards a guess that takes its probabilities alone: for F1, half the best F1 to be expected of them,
-    once one sigmoid has calibrated all classes together. How far, all classes decide: nearly wholly where chance
-    explains why theirs differ from the guesses, hardly where they truly differ. Means are taken of logits.
+    once one sigmoid has calibrated all classes together. How far, all classes decide: the less, the further
+    theirs differ from the guesses beyond what chance explains. Means are taken of logits.
 
     Parameters
     ----------

@@ -118,8 +118,9 @@ class MultiLabelThresholdsCV(ClassifierMixin, MetaEstimatorMixin, BaseEstimator)
     Notes
     -----
     Whatever the format of y, the estimator is given a table of the integers 0 and 1, so that its own classes are column
-    numbers. If labels are unknown (NaN), the table is of floats; that an estimator does not take them, as those of
-    scikit-learn do not, is an error.
+    numbers; only estimators of this library, also in a pipeline or a search, are given the names of the classes, which
+    their settings may use. If labels are unknown (NaN), the table is of floats; that an estimator does not take them,
+    as those of scikit-learn do not, is an error.
 
     As in scikit-learn, a y of one dimension (numbers, or strings without `label_sep`) is one label, there or not. It
     may have two values, of which the second has the threshold; `predict` returns them, `predict_proba` has a column
@@ -277,20 +278,21 @@ class MultiLabelThresholdsCV(ClassifierMixin, MetaEstimatorMixin, BaseEstimator)
         table, splitter = targets.table, create_splitter(self.cv, random_state=self.random_state)
         fit_params, split_params = route_params(type(self).__name__, self.estimator, splitter, params)
         splits = list_splits(splitter, X, table, classes=targets.names, params=split_params, partial=True)
+        names = None if targets.is_flat else targets.names
         scores = predict_out_of_fold(
             self.estimator,
             X,
             table,
             splits=splits,
             method=method,
-            classes=targets.names,
+            classes=names,
             params=fit_params,
             n_jobs=self.n_jobs,
         )
         truth = table.copy()
         for train, test in splits:  # scores of a copy that has seen no positive do not compare with those of the others
             truth[np.ix_(test, ~(table[train] == 1).any(axis=0))] = np.nan
-        estimator = fit_on_table(clone(self.estimator), X, table, fit_params, classes=targets.names)
+        estimator = fit_on_table(clone(self.estimator), X, table, fit_params, classes=names)
         return estimator, truth, scores
 
     def _choose_decision(self, names, truth, scores, method):

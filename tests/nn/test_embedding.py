@@ -1,4 +1,5 @@
 import copy
+import pickle
 import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +24,9 @@ OPTIONS = {
     "backbone_params": {},
     "seed": 0,
 }
+
+
+FACTOR = 1.0
 
 
 class Shift(nn.Module):
@@ -175,6 +179,44 @@ def test_name_that_is_given_to_another_model_makes_the_other(monkeypatch):
     other = lambda **params: entrypoint("resnet10t")(**params)  # noqa: E731
     monkeypatch.setitem(timm.models._registry._model_entrypoints, "resnet18", other)
     assert not is_same(create("resnet18"), model)
+
+
+def test_fingerprint_of_a_model_that_nobody_can_have_changed_is_computed_once(monkeypatch):
+    computed, compute = [], module.fingerprint_network
+    monkeypatch.setattr(module, "fingerprint_network", lambda network: computed.append(1) or compute(network))
+    first, second = create("resnet10t"), create("resnet10t")
+    assert first.compute_fingerprint() == second.compute_fingerprint()
+    assert len(computed) == 1
+    next(first.network.parameters()).data.zero_()
+    assert first.compute_fingerprint() != second.compute_fingerprint()
+
+
+def test_fingerprint_follows_the_packages_of_who_unpickles_the_model(monkeypatch):
+    model = create("resnet10t")
+    before = model.compute_fingerprint()
+    kept = pickle.dumps(model)
+    assert pickle.loads(kept).compute_fingerprint() == before
+    monkeypatch.setattr(timm, "__version__", "999")
+    assert pickle.loads(kept).compute_fingerprint() != before
+
+
+def test_fingerprint_follows_code_of_the_caller_that_changes(monkeypatch):
+    class Act(nn.ReLU):
+        def forward(self, maps):
+            return super().forward(maps) * FACTOR
+
+    model = create("resnet10t", backbone_params={"act_layer": Act})
+    before = model.compute_fingerprint()
+    monkeypatch.setitem(globals(), "FACTOR", 2.0)
+    assert model.compute_fingerprint() != before
+
+
+def test_threads_that_ask_for_the_network_get_the_same():
+    for _ in range(5):
+        model = create("resnet10t")
+        with ThreadPoolExecutor(8) as pool:
+            networks = list(pool.map(lambda _, model=model: model.network, range(8)))
+        assert len(set(map(id, networks))) == 1
 
 
 def test_own_modules_and_functions_are_made_anew(tiny_network):

@@ -21,14 +21,14 @@ from multilabelkit.data.file_digests import identify_file
 from multilabelkit.data.images import InputSpec
 from multilabelkit.errors import InputError
 from multilabelkit.nn.backbones import OWN_BACKBONES
-from multilabelkit.nn.fingerprint import compute_fingerprint, fingerprint_network
+from multilabelkit.nn.fingerprint import compute_fingerprint, fingerprint_network, has_own_code
 from multilabelkit.nn.heads import LinearHead
 from multilabelkit.nn.network import Network, create_network
 
 _MAX_MODELS = 2  # networks as they were made, which copies are taken of
 
 _models: OrderedDict[str, OriginalModel] = OrderedDict()
-_lock = threading.Lock()
+_lock, _copy_lock = threading.Lock(), threading.Lock()
 
 
 class EmbeddingModel:
@@ -56,14 +56,16 @@ class EmbeddingModel:
     @property
     def network(self) -> Network:
         """The network, the owner's to change."""
-        if self._network is None:
-            assert self._original is not None
-            self._network, self._original = copy.deepcopy(self._original.network), None
+        with _copy_lock:
+            if self._original is not None:
+                self._network, self._original = copy.deepcopy(self._original.network), None
+        assert self._network is not None
         return self._network
 
     def compute_fingerprint(self) -> str:
-        """Digest whatever decides the features; of a network that nobody can have changed, only once."""
-        return fingerprint_network(self.network) if self._original is None else self._original.fingerprint
+        """Digest whatever decides the features; only once where neither the network nor its code can have changed."""
+        original = self._original
+        return fingerprint_network(self.network) if original is None else original.compute_fingerprint()
 
 
 @dataclass(frozen=True)
@@ -74,10 +76,17 @@ class OriginalModel:
     spec: InputSpec
     n_features: int
 
+    def compute_fingerprint(self) -> str:
+        """Return that of the network."""
+        return fingerprint_network(self.network) if has_own_code(self.network) else self._fingerprint
+
     @functools.cached_property
-    def fingerprint(self) -> str:
-        """That of the network."""
+    def _fingerprint(self) -> str:
         return fingerprint_network(self.network)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the fingerprint out, which names the versions of packages: who unpickles it may have others."""
+        return {name: value for name, value in vars(self).items() if name != "_fingerprint"}
 
 
 class LayerFeatures(nn.Module):

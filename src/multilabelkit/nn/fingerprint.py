@@ -76,6 +76,11 @@ def fingerprint_network(network: Network) -> str:
     return compute_fingerprint((network.backbone, getattr(network.head, "input_kind", "pooled")))
 
 
+def has_own_code(network: nn.Module) -> bool:
+    """Return whether a module in it is of a class of the caller's, which may change while the program runs."""
+    return any(_is_own(kind) for kind in {type(module) for module in network.modules()})
+
+
 def _digest(value: Any, known: dict[int, tuple[Any, bytes]]) -> bytes:
     """Digest a value by its content; `known` holds those that were met before, and so ends circles."""
     take_apart = _find_way(type(value))  # type: ignore[arg-type]
